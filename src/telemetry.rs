@@ -1,0 +1,175 @@
+//! Log format, metrics, and what is never written down: no address, client_secret, token, access token, body or query.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Ties the client's call, the homeserver's callback, the mail's `Message-ID` and the click together: 16 hexadecimal
+/// digits, in every log line that belongs to them.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(String);
+
+impl RequestId {
+    pub fn from_random(random: [u8; 8]) -> Self {
+        Self(format!("{:016x}", u64::from_be_bytes(random)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whose fault it was that a request did not end well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    Client,
+    Homeserver,
+    Store,
+    Smtp,
+    Shim,
+}
+
+impl Fault {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Client => "client",
+            Self::Homeserver => "homeserver",
+            Self::Store => "store",
+            Self::Smtp => "smtp",
+            Self::Shim => "shim",
+        }
+    }
+}
+
+/// Labels of an intercepted request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Intercepted {
+    pub route: &'static str,
+    pub outcome: &'static str,
+}
+
+/// Labels of a message handed to a mail server or gateway, or not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Delivered {
+    pub medium: &'static str,
+    /// `delivered`, or the stage that failed: `connect`, `tls`, `auth`, `mail_from`, `rcpt`, `data`, ...
+    pub outcome: &'static str,
+}
+
+/// Every number the shim keeps. Cheap to clone; the ordinary request touches plain atomics only.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Ordinary requests relayed, by class of status: 1xx to 5xx.
+    pub forwarded: Arc<[Counter; 5]>,
+    /// Ordinary requests that the homeserver could not be asked (502, 504).
+    pub homeserver_unreachable: Counter,
+    pub open_connections: Gauge<i64, AtomicI64>,
+    pub panics: Counter,
+    pub intercepted: Family<Intercepted, Counter>,
+    pub intercepted_seconds: Family<Intercepted, Histogram, fn() -> Histogram>,
+    pub delivered: Family<Delivered, Counter>,
+    pub delivery_seconds: Histogram,
+    /// 1 while the homeserver behind the shim still demands `id_server`.
+    pub homeserver_needs_shim: Gauge<i64, AtomicI64>,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("threepid_shim");
+        let forwarded: Arc<[Counter; 5]> = Arc::default();
+        for (class, counter) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(forwarded.iter()) {
+            registry.sub_registry_with_label(("status".into(), class.into())).register(
+                "forwarded_requests",
+                "Requests forwarded to the homeserver",
+                counter.clone(),
+            );
+        }
+        let metrics = Self {
+            forwarded,
+            homeserver_unreachable: Counter::default(),
+            open_connections: Gauge::default(),
+            panics: Counter::<u64, AtomicU64>::default(),
+            intercepted: Family::default(),
+            intercepted_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
+            delivered: Family::default(),
+            delivery_seconds: seconds(),
+            homeserver_needs_shim: Gauge::default(),
+            registry: Arc::default(),
+        };
+        registry.register(
+            "homeserver_unreachable",
+            "Requests that could not be forwarded because the homeserver could not be reached",
+            metrics.homeserver_unreachable.clone(),
+        );
+        registry.register("open_connections", "Connections open on the client door", metrics.open_connections.clone());
+        registry.register("panics", "Connections that ended by a panic", metrics.panics.clone());
+        registry.register("intercepted_requests", "Requests the shim looked into", metrics.intercepted.clone());
+        registry.register_with_unit(
+            "intercepted_request_duration",
+            "Time from the request's head to its answer",
+            Unit::Seconds,
+            metrics.intercepted_seconds.clone(),
+        );
+        registry.register("deliveries", "Messages handed over, or the stage that failed", metrics.delivered.clone());
+        registry.register_with_unit(
+            "delivery_duration",
+            "Time of a whole dialogue with the mail server",
+            Unit::Seconds,
+            metrics.delivery_seconds.clone(),
+        );
+        registry.register(
+            "homeserver_needs_shim",
+            "1 while the homeserver still demands id_server, 0 once it has learnt MSC2263",
+            metrics.homeserver_needs_shim.clone(),
+        );
+        Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// Counts one intercepted request that has been answered.
+    pub fn count_intercepted(&self, route: &'static str, outcome: &'static str, took: Duration) {
+        let labels = Intercepted { route, outcome };
+        self.intercepted.get_or_create(&labels).inc();
+        self.intercepted_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// The whole registry in the text format of Prometheus.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics(..)")
+    }
+}
