@@ -1,0 +1,135 @@
+//! How often: per peer, per address. GCRA (a leaky bucket of one number per key) with bounded memory.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use crate::config::Rate;
+use crate::matrix::Timestamp;
+
+/// Keys one limit remembers. Past that, and with none to forget, new keys share one bucket: memory stays bounded and a
+/// flood of addresses is limited as one.
+const MOST_KEYS: usize = 100_000;
+const SHARED: &str = "";
+
+/// One limit: `rate.count` at once, then one every `rate.per / rate.count`.
+#[derive(Debug)]
+pub struct Limit {
+    /// When the key's bucket will be empty again.
+    empty_at: DashMap<String, Timestamp>,
+    most_keys: usize,
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self { empty_at: DashMap::new(), most_keys: MOST_KEYS }
+    }
+}
+
+impl Limit {
+    /// Takes one, or says after how long there will be one.
+    pub fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Duration> {
+        let key = if self.has_room_for(key, now) { key } else { SHARED };
+        let interval = rate.per / rate.count.max(1);
+        let mut empty_at = self.empty_at.entry(key.to_owned()).or_insert(now);
+        let filled = (*empty_at).max(now).after(interval);
+        let over = now.after(rate.per).until(filled);
+        if !over.is_zero() {
+            return Err(over);
+        }
+        *empty_at = filled;
+        Ok(())
+    }
+
+    /// Gives one back that came to nothing.
+    pub fn give_back(&self, key: &str, rate: Rate, now: Timestamp) {
+        if let Some(mut empty_at) = self.empty_at.get_mut(key) {
+            let interval = rate.per / rate.count.max(1);
+            let left = now.until(*empty_at).saturating_sub(interval);
+            *empty_at = now.after(left);
+        }
+    }
+
+    /// Forgets the buckets that are empty.
+    pub fn expire(&self, now: Timestamp) {
+        self.empty_at.retain(|_, empty_at| now < *empty_at);
+    }
+
+    fn has_room_for(&self, key: &str, now: Timestamp) -> bool {
+        if self.empty_at.len() < self.most_keys || self.empty_at.contains_key(key) {
+            return true;
+        }
+        self.expire(now);
+        self.empty_at.len() < self.most_keys
+    }
+}
+
+/// The key of a client: an IPv4 address, or the /64 that one IPv6 host commands.
+pub fn client_key(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => {
+            let network = u128::from(ip) & !u128::from(u64::MAX);
+            format!("{}/64", Ipv6Addr::from(network))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { count: 5, per: Duration::from_secs(50) };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_000_000 + seconds * 1000)
+    }
+
+    #[test]
+    fn a_full_bucket_is_taken_at_once_and_then_one_per_interval() {
+        let limit = Limit::default();
+        for _ in 0..5 {
+            limit.take("a", RATE, at(0)).unwrap();
+        }
+        assert_eq!(limit.take("a", RATE, at(0)), Err(Duration::from_secs(10)));
+        assert_eq!(limit.take("a", RATE, at(4)), Err(Duration::from_secs(6)));
+        limit.take("b", RATE, at(4)).unwrap();
+        limit.take("a", RATE, at(10)).unwrap();
+        assert_eq!(limit.take("a", RATE, at(10)), Err(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let limit = Limit::default();
+        for _ in 0..5 {
+            limit.take("a", RATE, at(0)).unwrap();
+        }
+        limit.give_back("a", RATE, at(0));
+        limit.take("a", RATE, at(0)).unwrap();
+        assert!(limit.take("a", RATE, at(0)).is_err());
+    }
+
+    #[test]
+    fn more_keys_than_there_is_room_for_share_one_bucket() {
+        let limit = Limit { empty_at: DashMap::new(), most_keys: 3 };
+        for key in ["a", "b", "c"] {
+            limit.take(key, RATE, at(0)).unwrap();
+        }
+        for n in 0..5 {
+            limit.take(&format!("flood {n}"), RATE, at(0)).unwrap();
+        }
+        assert!(limit.take("flood 5", RATE, at(0)).is_err());
+        assert!(limit.empty_at.len() <= 4);
+        limit.take("a", RATE, at(0)).unwrap();
+        limit.take("after the buckets ran empty", RATE, at(100)).unwrap();
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network_of_64_bits_and_a_mapped_ipv4_itself() {
+        let key = |ip: &str| client_key(ip.parse().unwrap());
+        assert_eq!(key("2001:db8:1:2:3:4:5:6"), key("2001:db8:1:2::1"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_eq!(key("::ffff:192.0.2.7"), "192.0.2.7");
+    }
+}

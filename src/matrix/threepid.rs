@@ -1,0 +1,127 @@
+//! What is verified: a medium and a canonical address of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of address a threepid is ([3PID types](https://spec.matrix.org/v1.1/appendices/#3pid-types)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Medium {
+    Email,
+    Msisdn,
+}
+
+impl Medium {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Email => "email",
+            Self::Msisdn => "msisdn",
+        }
+    }
+}
+
+/// A canonical address: for e-mail an ASCII local part and an A-label domain, lower case, one `@`.
+/// The same string is mailed, stored, sent to the homeserver and returned by it.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Address(String);
+
+impl Address {
+    /// Longest e-mail address accepted, in bytes (Sydent and Synapse cap it there too).
+    pub const MAX_EMAIL: usize = 500;
+
+    /// The canonical form of an e-mail address as a client wrote it, or why there is none.
+    ///
+    /// Strict on purpose: no quoting, no comments, no routes, nothing that two parsers could read differently
+    /// (CVE-2019-11340, CVE-2023-27043). Non-ASCII local parts are refused since an old homeserver's `lower()` maps
+    /// U+212A to `k`; domains are mapped once, by UTS 46, to A-labels.
+    pub fn email(written: &str) -> Result<Self, AddressError> {
+        if written.len() > Self::MAX_EMAIL {
+            return Err(AddressError::TooLong);
+        }
+        let (local, domain) = written.split_once('@').ok_or(AddressError::NotOneAt)?;
+        if domain.contains('@') {
+            return Err(AddressError::NotOneAt);
+        }
+        let atom = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+        if local.is_empty() || local.len() > 64 || !local.chars().all(atom) {
+            return Err(AddressError::LocalPart);
+        }
+        if local.starts_with('.') || local.ends_with('.') || local.contains("..") {
+            return Err(AddressError::LocalPart);
+        }
+        let domain = canonical_domain(domain).ok_or(AddressError::Domain)?;
+        Ok(Self(format!("{}@{domain}", local.to_ascii_lowercase())))
+    }
+
+    /// The canonical string itself, for the homeserver, the mail server and the store; never for a log.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Enough to recognise one's own address, not enough to learn another's: `a•••@example.org`.
+    pub fn masked(&self) -> String {
+        let (local, domain) = self.0.split_once('@').unwrap_or((&self.0, ""));
+        let first: String = local.chars().take(1).collect();
+        format!("{first}•••@{domain}")
+    }
+
+    /// The mailbox that limits count: `a+x@d` fills the same inbox as `a@d`.
+    pub fn mailbox(&self) -> String {
+        match self.0.split_once('@') {
+            Some((local, domain)) => {
+                let base = local.split('+').next().filter(|base| !base.is_empty()).unwrap_or(local);
+                format!("{base}@{domain}")
+            }
+            None => self.0.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Address(..)")
+    }
+}
+
+/// Why a string is not an e-mail address here.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    #[error("the address is longer than 500 bytes")]
+    TooLong,
+    #[error("the address must hold exactly one '@'")]
+    NotOneAt,
+    #[error("the part before the '@' may hold ASCII letters, digits and !#$%&'*+-/=?^_`{{|}}~ with single dots inside")]
+    LocalPart,
+    #[error("the part after the '@' is not a domain name")]
+    Domain,
+}
+
+/// UTS 46, strict: lower-cased A-labels of letters, digits and inner hyphens, at least two of them.
+fn canonical_domain(written: &str) -> Option<String> {
+    // A character that UTS 46 maps to something else than its lower case (fullwidth, ligatures) is a look-alike: the
+    // mail would go elsewhere than where the eye reads. What is already canonical maps to itself.
+    let ascii = idna::domain_to_ascii_strict(written).ok()?;
+    let (unicode, result) = idna::domain_to_unicode(&ascii);
+    result.ok()?;
+    if unicode != written.to_lowercase() && ascii != written.to_ascii_lowercase() {
+        return None;
+    }
+    let label = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    let labels = ascii.split('.').count();
+    let all_digits = ascii.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    (ascii.len() <= 253 && labels >= 2 && !all_digits && ascii.split('.').all(label)).then_some(ascii)
+}
+
+/// A medium and an address of it: what is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Threepid {
+    pub medium: Medium,
+    pub address: Address,
+}
