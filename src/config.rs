@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::matrix::{Medium, Purpose};
@@ -29,6 +31,9 @@ pub struct Config {
     pub wording: Wording,
     pub log: Log,
 }
+
+/// The configuration in force; a reload puts another in its place, and a request keeps the one it began with.
+pub type Shared = Arc<ArcSwap<Config>>;
 
 /// Where clients reach the shim: scheme, authority and perhaps a path, without a slash at the end.
 #[derive(Debug, Clone)]

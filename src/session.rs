@@ -293,3 +293,180 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{Address, Medium};
+
+    const LIFETIMES: Lifetimes =
+        Lifetimes { unvalidated: Duration::from_secs(3600), validated: Duration::from_secs(86_400) };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_000_000_000 + seconds * 1000)
+    }
+
+    fn secret(text: &str) -> ClientSecret {
+        ClientSecret::parse(text).unwrap()
+    }
+
+    fn token(n: u8) -> Token {
+        Token::from_random([n; 32])
+    }
+
+    fn id(n: u8) -> RequestId {
+        RequestId::from_random([n; 8])
+    }
+
+    fn session() -> Session {
+        let address = Address::email("a@example.org").unwrap();
+        let threepid = Threepid { medium: Medium::Email, address };
+        let nonce = Digest::of(b"nonce");
+        Session::begin(threepid, Purpose::Register, &secret("s3cr3t"), id(1), nonce, at(3600))
+    }
+
+    fn mailed() -> Session {
+        let mut session = session();
+        session.add_token(&token(1), None, id(1), at(3600));
+        session.mailed(1);
+        session
+    }
+
+    fn validated() -> Session {
+        let mut session = mailed();
+        assert_eq!(session.submit(&secret("s3cr3t"), &token(1), at(10), LIFETIMES), Ok(Submitted::First));
+        session
+    }
+
+    fn reserve(session: &mut Session, holder: u8, owner: &str, seconds: u64) -> Reserved {
+        let secret = secret("s3cr3t");
+        session.reserve(&id(holder), Purpose::Register, Some(&secret), &Owner::uia_session(owner), at(seconds))
+    }
+
+    #[test]
+    fn equal_send_attempt_is_a_retry_and_mails_nothing() {
+        let mut session = session();
+        assert_eq!(session.asked(1), Asked::Mail);
+        session.add_token(&token(1), None, id(1), at(3600));
+        assert_eq!(session.asked(1), Asked::Mail, "an attempt counts only when the mail server has taken it");
+        session.mailed(1);
+        assert_eq!(session.asked(1), Asked::Same);
+        assert_eq!(session.asked(i64::MIN), Asked::Same);
+        assert_eq!(session.asked(2), Asked::Mail);
+        session.mailed(i64::MAX);
+        session.mailed(2);
+        assert_eq!(session.asked(i64::MAX), Asked::Same);
+    }
+
+    #[test]
+    fn a_later_mail_leaves_the_earlier_link_good_until_that_expires() {
+        let mut session = mailed();
+        session.add_token(&token(2), None, id(2), at(3700));
+        let look = |n, seconds| session.look(&secret("s3cr3t"), &token(n), at(seconds));
+        assert_eq!(look(1, 3599), Ok(Submitted::First));
+        assert_eq!(look(1, 3600), Err(Wrong::Expired));
+        assert_eq!(look(2, 3699), Ok(Submitted::First));
+        assert_eq!(look(2, 3700), Err(Wrong::Expired));
+    }
+
+    #[test]
+    fn more_links_than_the_cap_make_the_oldest_unusable() {
+        let mut session = session();
+        for n in 0..=10 {
+            session.add_token(&token(n), None, id(1), at(3600));
+        }
+        assert_eq!(session.look(&secret("s3cr3t"), &token(0), at(0)), Err(Wrong::Token));
+        assert_eq!(session.look(&secret("s3cr3t"), &token(1), at(0)), Ok(Submitted::First));
+    }
+
+    #[test]
+    fn s4_2_a_second_submit_is_the_same_success_and_extends_nothing() {
+        let mut session = validated();
+        let before = session.clone();
+        assert_eq!(session.submit(&secret("s3cr3t"), &token(1), at(500), LIFETIMES), Ok(Submitted::Again));
+        assert_eq!(session, before);
+        let end = 10 + 86_400;
+        assert_eq!(session.look(&secret("s3cr3t"), &token(1), at(end - 1)), Ok(Submitted::Again));
+        assert_eq!(session.look(&secret("s3cr3t"), &token(1), at(end)), Err(Wrong::Expired));
+    }
+
+    #[test]
+    fn wrong_secret_and_wrong_token_validate_nothing() {
+        let mut session = mailed();
+        assert_eq!(session.submit(&secret("other"), &token(1), at(1), LIFETIMES), Err(Wrong::Secret));
+        assert_eq!(session.submit(&secret("s3cr3t"), &token(9), at(1), LIFETIMES), Err(Wrong::Token));
+        assert_eq!(session, mailed());
+    }
+
+    #[test]
+    fn s4_20_a_session_serves_its_own_purpose_only() {
+        let mut session = validated();
+        let owner = Owner::uia_session("u");
+        for purpose in [Purpose::Password, Purpose::Account3pid] {
+            let reserved = session.reserve(&id(1), purpose, Some(&secret("s3cr3t")), &owner, at(20));
+            assert_eq!(reserved, Reserved::Refused);
+        }
+        let reserved = session.reserve(&id(1), Purpose::Register, Some(&secret("other")), &owner, at(20));
+        assert_eq!(reserved, Reserved::Refused);
+        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
+    }
+
+    #[test]
+    fn the_homeserver_is_told_only_under_a_reservation() {
+        let mut session = validated();
+        assert_eq!(session.validated(&secret("s3cr3t"), at(20)), None);
+        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
+        assert_eq!(session.validated(&secret("s3cr3t"), at(20)), Some(at(10)));
+        assert_eq!(session.validated(&secret("other"), at(20)), None);
+        session.settle(&id(1), Settled::Released, at(21));
+        assert_eq!(session.validated(&secret("s3cr3t"), at(21)), None);
+    }
+
+    #[test]
+    fn one_request_at_a_time_holds_a_session_and_the_next_waits() {
+        let mut session = validated();
+        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
+        assert_eq!(reserve(&mut session, 2, "u", 21), Reserved::Wait);
+        session.settle(&id(2), Settled::Consumed(Owner::uia_session("u")), at(22));
+        assert_eq!(reserve(&mut session, 2, "u", 22), Reserved::Wait, "only its holder ends a reservation");
+        session.settle(&id(1), Settled::Released, at(23));
+        assert_eq!(reserve(&mut session, 2, "u", 23), Reserved::Granted);
+        assert_eq!(
+            reserve(&mut session, 3, "u", 23 + 300),
+            Reserved::Granted,
+            "a holder that died is waited for so long"
+        );
+    }
+
+    #[test]
+    fn a_bound_session_is_refused_to_everybody_but_its_owner() {
+        let mut session = validated();
+        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
+        session.settle(&id(1), Settled::Bound(Owner::uia_session("u")), at(21));
+        assert_eq!(reserve(&mut session, 2, "thief", 22), Reserved::Refused);
+        assert_eq!(reserve(&mut session, 3, "u", 22), Reserved::Granted);
+    }
+
+    #[test]
+    fn a_consumed_session_is_answered_again_to_its_owner_for_ten_minutes() {
+        let mut session = validated();
+        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
+        session.settle(&id(1), Settled::Consumed(Owner::uia_session("u")), at(21));
+        assert_eq!(reserve(&mut session, 2, "thief", 22), Reserved::Refused);
+        assert_eq!(reserve(&mut session, 2, "u", 22), Reserved::Granted);
+        assert_eq!(session.validated(&secret("s3cr3t"), at(22)), Some(at(10)));
+        session.settle(&id(2), Settled::Consumed(Owner::uia_session("u")), at(600));
+        assert_eq!(reserve(&mut session, 3, "u", 620), Reserved::Granted, "the repeat counts from the first success");
+        session.settle(&id(3), Settled::Released, at(620));
+        assert_eq!(reserve(&mut session, 4, "u", 621), Reserved::Refused);
+    }
+
+    #[test]
+    fn an_expired_session_is_refused_and_takes_no_requests() {
+        let mut session = mailed();
+        assert!(session.takes_requests(at(3599)));
+        assert!(!session.takes_requests(at(3600)));
+        assert_eq!(reserve(&mut session, 1, "u", 3600), Reserved::Refused);
+        assert!(!validated().takes_requests(at(11)), "after validation the client begins a new session");
+    }
+}

@@ -4,14 +4,16 @@ mod memory;
 mod sessions;
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
+use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use sessions::{Client, Fresh};
 
 use crate::config;
-use crate::matrix::{ClientSecret, Digest, Purpose, Sid, Threepid, Timestamp};
+use crate::matrix::{ClientSecret, Digest, Errcode, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::session::Session;
 
 /// A kind of thing that is kept. `KIND` begins its keys.
@@ -119,6 +121,18 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Errcode::MUnknown,
+            "Sessions cannot be kept at the moment; try again",
+        )
+        .retry_after(Duration::from_secs(5))
+    }
 }
 
 /// Where sessions and requests in flight are kept.
@@ -233,7 +247,7 @@ mod tests {
                             (
                                 Change::Put {
                                     record: ForeignSid { id_server },
-                                    until: NOW.after(std::time::Duration::from_secs(9)),
+                                    until: NOW.after(Duration::from_secs(9)),
                                 },
                                 (),
                             )

@@ -58,6 +58,18 @@ impl Fault {
     }
 }
 
+/// Whose fault an answer of one of our own routes is.
+pub fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
+    match (status.as_u16(), errcode) {
+        (..400, _) => Fault::None,
+        (_, Some("M_EMAIL_SEND_ERROR")) => Fault::Smtp,
+        (400..500, _) => Fault::Client,
+        (503, Some(_)) => Fault::Store,
+        (502 | 504, _) | (_, None) => Fault::Homeserver,
+        (_, Some(_)) => Fault::Shim,
+    }
+}
+
 /// Labels of an intercepted request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Intercepted {

@@ -68,7 +68,12 @@ impl<'a> Object<'a> {
     }
 
     pub fn get(&self, name: &str) -> Option<&RawValue> {
-        self.fields.iter().find(|(field, _)| same(field, name)).map(|(_, value)| value.as_ref())
+        self.entry(name).map(|(_, value)| value)
+    }
+
+    /// The key as it was written, and its value.
+    pub fn entry(&self, name: &str) -> Option<(&str, &RawValue)> {
+        self.fields.iter().find(|(field, _)| same(field, name)).map(|(field, value)| (field.as_str(), value.as_ref()))
     }
 
     /// The value when it is a string.

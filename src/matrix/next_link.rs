@@ -29,6 +29,10 @@ impl NextLink {
         (named && (allowed.is_empty() || allowed.contains(&host))).then_some(link)
     }
 
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The link with our sid at the very end of the string, after any fragment: Element resumes only so (P§4.4).
     pub fn with_sid(&self, sid: &Sid) -> String {
         let separator = if self.0.contains('?') { '&' } else { '?' };
@@ -66,4 +70,79 @@ impl NextLink {
 fn smuggles_control_bytes(written: &str) -> bool {
     let lower = written.to_ascii_lowercase();
     ["%00", "%0a", "%0d"].iter().any(|escape| lower.contains(escape))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sid_goes_to_the_very_end_after_any_fragment() {
+        let sid = Sid::from_random([7; 16]);
+        let table = [
+            ("https://app.example", "?"),
+            ("https://app.example/?a=b", "&"),
+            ("https://app.example/#/register?client_secret=x&is_url=null&session_id=y", "&"),
+            ("https://app.example/#/done", "?"),
+        ];
+        for (written, separator) in table {
+            let link = NextLink::parse(written, &[]).unwrap();
+            assert_eq!(link.with_sid(&sid), format!("{written}{separator}sid={}", sid.as_str()));
+        }
+    }
+
+    #[test]
+    fn s4_14_only_an_http_url_with_a_plain_host_is_a_next_link() {
+        let hosts = ["good.example".to_owned()];
+        for good in
+            ["https://good.example", "http://GOOD.example:8080/x", "https://good.example?x", "https://good.example#x"]
+        {
+            assert!(NextLink::parse(good, &hosts).is_some(), "{good}");
+        }
+        let long = format!("https://good.example/{}", "a".repeat(2048));
+        for bad in [
+            "javascript:alert(1)",
+            "javascript://good.example/%0aalert(1)",
+            "data:text/html,x",
+            "file:///etc/passwd",
+            "vector://good.example",
+            "//good.example",
+            "/path",
+            "https:good.example",
+            "https:/good.example",
+            "https:///good.example",
+            "https://",
+            "https://good@evil.example",
+            "https://good.example@evil.example",
+            "https://good.example.evil.example",
+            "https://good.example\\@evil.example",
+            "https://evil.example\\.good.example",
+            "https://evil.example/good.example",
+            "https://good.example/%0d%0aSet-Cookie:x",
+            "https://good.example/%00",
+            "https://good.example/\r\nX: y",
+            "https://good.example/ x",
+            " https://good.example",
+            "https://good.example\t",
+            "https://good.example:99999",
+            "https://good.example:x",
+            "https://[::1",
+            "https://good%2eexample",
+            "https://göod.example",
+            "https://good.example/\"<svg>",
+            "https://evilgood.example",
+            "",
+            &long,
+        ] {
+            assert_eq!(NextLink::parse(bad, &hosts), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_allow_list_any_host_goes_and_is_named() {
+        let link = NextLink::parse("https://app.example:8443/x?y#z", &[]).unwrap();
+        assert_eq!((link.host(), link.origin()), (Some("app.example"), Some("https://app.example:8443")));
+        let link = NextLink::parse("http://[2001:db8::1]:80/", &[]).unwrap();
+        assert_eq!((link.host(), link.origin()), (Some("[2001:db8::1]"), Some("http://[2001:db8::1]:80")));
+    }
 }

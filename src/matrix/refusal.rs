@@ -76,6 +76,16 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, errcode, error)
     }
 
+    /// 500 `M_UNKNOWN`, for what the shim itself is to blame; the cause is in its log.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Errcode::MUnknown, "Internal server error")
+    }
+
+    /// 400 `M_THREEPID_AUTH_FAILED`: these creds will never do, which ends a client's polling.
+    pub fn creds() -> Self {
+        Self::bad_request(Errcode::MThreepidAuthFailed, "This validation session cannot be used here")
+    }
+
     /// 429 `M_LIMIT_EXCEEDED` with `retry_after_ms` and `Retry-After`.
     pub fn limited(retry_after: Duration) -> Self {
         let mut refusal =

@@ -102,6 +102,11 @@ impl Digest {
         Self(hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref()))
     }
 
+    /// What somebody claims to be a digest, to be compared with one.
+    pub fn claimed(hex: &str) -> Self {
+        Self(hex.to_owned())
+    }
+
     pub fn as_hex(&self) -> &str {
         &self.0
     }
@@ -122,4 +127,64 @@ impl fmt::Debug for Digest {
 fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Each bit of 10,000 values is set as often as not, within 8 standard deviations (400 of 5,000).
+    fn looks_random<const N: usize>(values: &[[u8; N]]) {
+        assert_eq!(values.iter().collect::<BTreeSet<_>>().len(), values.len(), "no repeats");
+        for bit in 0..N * 8 {
+            let set = values.iter().filter(|value| value[bit / 8] >> (bit % 8) & 1 == 1).count();
+            assert!((4600..=5400).contains(&set), "bit {bit} is set {set} times of 10000");
+        }
+    }
+
+    #[test]
+    fn s4_1_sids_and_tokens_are_random_and_long_enough() {
+        let sids: Vec<[u8; 16]> = (0..10_000).map(|_| crate::random::bytes().unwrap()).collect();
+        let tokens: Vec<[u8; 32]> = (0..10_000).map(|_| crate::random::bytes().unwrap()).collect();
+        looks_random(&sids);
+        looks_random(&tokens);
+        let sid = Sid::from_random(sids[0]);
+        assert_eq!(sid.as_str().len(), "shim_".len() + 32, "128 bits");
+        assert_eq!(Token::from_random(tokens[0]).expose().len(), 64, "256 bits");
+        assert_eq!(Sid::parse(sid.as_str()), Some(sid));
+    }
+
+    #[test]
+    fn a_sid_is_ours_by_its_mark_and_valid_by_its_form() {
+        for malformed in
+            ["shim_", "shim_abc", "shim_0000000000000000000000000000000G", "shim_00000000000000000000000000000000\n"]
+        {
+            assert!(Sid::is_ours(malformed));
+            assert_eq!(Sid::parse(malformed), None, "{malformed:?}");
+        }
+        for foreign in ["17", "abcShim_", "", "SHIM_00000000000000000000000000000000"] {
+            assert!(!Sid::is_ours(foreign));
+        }
+    }
+
+    #[test]
+    fn s4_35_a_client_secret_ends_where_its_grammar_ends() {
+        let longest = "a".repeat(255);
+        for good in ["a", "0.=_-:Z", &longest] {
+            assert!(ClientSecret::parse(good).is_some(), "{good}");
+        }
+        let too_long = "a".repeat(256);
+        for bad in ["", "abc\n", "a b", "a/b", "é", "a\0", "a&b", "\u{660}", &too_long] {
+            assert!(ClientSecret::parse(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_show_nothing_of_themselves() {
+        let secret = ClientSecret::parse("hunter2").unwrap();
+        let shown = format!("{secret:?} {:?} {:?}", Token::from_random([1; 32]), secret.digest());
+        assert_eq!(shown, "ClientSecret(..) Token(..) Digest(..)");
+    }
 }

@@ -99,8 +99,8 @@ pub enum AddressError {
 
 /// UTS 46, strict: lower-cased A-labels of letters, digits and inner hyphens, at least two of them.
 fn canonical_domain(written: &str) -> Option<String> {
-    // A character that UTS 46 maps to something else than its lower case (fullwidth, ligatures) is a look-alike: the
-    // mail would go elsewhere than where the eye reads. What is already canonical maps to itself.
+    // What UTS 46 maps to something else than its lower case (fullwidth, ligatures, decomposed accents) is refused: the
+    // mail would go elsewhere than where the eye reads.
     let ascii = idna::domain_to_ascii_strict(written).ok()?;
     let (unicode, result) = idna::domain_to_unicode(&ascii);
     result.ok()?;
@@ -124,4 +124,112 @@ fn canonical_domain(written: &str) -> Option<String> {
 pub struct Threepid {
     pub medium: Medium,
     pub address: Address,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn email(written: &str) -> Option<String> {
+        Address::email(written).ok().map(|address| address.expose().to_owned())
+    }
+
+    #[test]
+    fn s4_12_an_address_has_one_canonical_form() {
+        let table = [
+            ("A.B+Tag@Example.ORG", "a.b+tag@example.org"),
+            ("a@bücher.example", "a@xn--bcher-kva.example"),
+            ("a@BÜCHER.example", "a@xn--bcher-kva.example"),
+            ("a@xn--bcher-kva.example", "a@xn--bcher-kva.example"),
+            ("a@XN--BCHER-KVA.example", "a@xn--bcher-kva.example"),
+            ("a@faß.example", "a@xn--fa-hia.example"),
+            ("o'neil!#$%&*/=?^_`{|}~-@example.org", "o'neil!#$%&*/=?^_`{|}~-@example.org"),
+        ];
+        for (written, canonical) in table {
+            assert_eq!(email(written).as_deref(), Some(canonical), "{written}");
+            assert_eq!(email(canonical).as_deref(), Some(canonical), "canonical twice: {canonical}");
+        }
+        assert_ne!(email("a@fass.example"), email("a@faß.example"));
+    }
+
+    #[test]
+    fn s4_9_s4_10_what_two_parsers_could_read_differently_is_refused() {
+        let long_local = format!("{}@example.org", "a".repeat(65));
+        let long = format!("a@{}.example", "a.".repeat(250));
+        let table = [
+            "",
+            "@",
+            "a",
+            "a@",
+            "@b.c",
+            "a@b@c.d",
+            "user@evil@good.org",
+            "a@x\r\nBcc: b@y.z",
+            "a@x.org\n",
+            "a@x.org,b@y.org",
+            "a@x.org, b@y.org",
+            "\"a b\"@x.org",
+            "\"a\"@x.org",
+            "<a@x.org>",
+            "A <a@x.org>",
+            "a(c)@x.org",
+            "a@x.org(c)",
+            "a@good.org(x)evil.org",
+            "@route.org:a@x.org",
+            "a%0d%0a@x org",
+            "a b@x.org",
+            "a@x.org ",
+            " a@x.org",
+            "a\t@x.org",
+            "a\0@x.org",
+            "a@x.org\0",
+            "a;b@x.org",
+            "a:b@x.org",
+            "a\\@x.org",
+            "a..b@x.org",
+            ".a@x.org",
+            "a.@x.org",
+            "a@x..org",
+            "a@.x.org",
+            "a@x.org.",
+            "a@-x.org",
+            "a@x-.org",
+            "a@localhost",
+            "a@[127.0.0.1]",
+            "a@127.0.0.1",
+            "a@x_y.org",
+            "m\u{131}ke@x.org",
+            "\u{212a}elvin@x.org",
+            "é@x.org",
+            "a\u{ff20}x.org",
+            "a@x\u{2024}org",
+            "a@bu\u{308}cher.example",
+            "a@\u{ff45}vil.org",
+            "a@xn--a.example",
+            "a@\u{200b}x.org",
+            "a@x.org\u{200d}",
+            "a@ex\u{ad}ample.org",
+            "a@\u{fb01}x.org",
+            &long_local,
+            &long,
+        ];
+        assert!(table.len() >= 40);
+        for written in table {
+            assert_eq!(email(written), None, "{written:?}");
+        }
+    }
+
+    #[test]
+    fn s4_13_variants_of_one_mailbox_count_as_one() {
+        let mailbox = |written: &str| Address::email(written).unwrap().mailbox();
+        assert_eq!(mailbox("a+1@x.org"), mailbox("a+2@x.org"));
+        assert_eq!(mailbox("a+1@x.org"), mailbox("A@x.org"));
+        assert_ne!(mailbox("+1@x.org"), mailbox("+2@x.org"));
+    }
+
+    #[test]
+    fn a_masked_address_shows_its_domain_and_one_letter() {
+        assert_eq!(Address::email("alice@example.org").unwrap().masked(), "a•••@example.org");
+        assert_eq!(format!("{:?}", Address::email("alice@example.org").unwrap()), "Address(..)");
+    }
 }

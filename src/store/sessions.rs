@@ -1,7 +1,8 @@
 //! The session that a client's requestToken belongs to: found, or begun.
 
 use super::{Change, Current, Key, Store, StoreError};
-use crate::matrix::{ClientSecret, Digest, Purpose, Sid, Threepid, Timestamp};
+use crate::matrix::{ClientSecret, Digest, Purpose, Refusal, Sid, Threepid, Timestamp};
+use crate::random;
 use crate::session::Session;
 use crate::telemetry::RequestId;
 
@@ -20,6 +21,13 @@ pub struct Fresh {
     pub sid: Sid,
     pub nonce: Digest,
     pub expires: Timestamp,
+}
+
+impl Fresh {
+    pub fn draw(expires: Timestamp) -> Result<Self, Refusal> {
+        let nonce = Digest::of(&random::bytes::<32>()?);
+        Ok(Self { sid: Sid::from_random(random::bytes()?), nonce, expires })
+    }
 }
 
 impl Store {

@@ -1,0 +1,230 @@
+//! requestToken without `id_server`: add ours, let the homeserver decide, answer with what the identity door did.
+
+mod asked;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use crate::body::{self, Object};
+use crate::config::{Config, NamedIdServer, RouteMode, Shared};
+use crate::front::forward::{Body, Forward};
+use crate::in_flight::{self, Note};
+use crate::limit::{Limit, client_key};
+use crate::matrix::{self, Errcode, Medium, Purpose, Refusal, Sid};
+use crate::serve::{self, Clock, Stamp};
+use crate::store::{Change, Client, ForeignSid, Fresh, Key, Store};
+use crate::telemetry::RequestId;
+use asked::Asked;
+
+/// The largest answer to a requestToken that is read.
+const ANSWER_LIMIT: usize = 64 * 1024;
+/// How long it is remembered which identity server a relayed sid came from; a UIA session lives as long (P§2.4).
+const FOREIGN_SID_LIFETIME: Duration = Duration::from_hours(48);
+/// With `hide_existence` every answer leaves this long after its request.
+const HIDDEN_ANSWER_AFTER: Duration = Duration::from_secs(1);
+
+/// POST `/_matrix/client/:version/{register,account/password,account/3pid}/:medium/requestToken`
+/// ([specification](https://spec.matrix.org/v1.1/client-server-api/#post_matrixclientv3registeremailrequesttoken),
+/// [MSC2263](https://github.com/matrix-org/matrix-spec-proposals/pull/2263)).
+#[derive(Debug, Clone)]
+pub struct RequestToken {
+    config: Shared,
+    store: Arc<Store>,
+    forward: Forward,
+    per_ip: Arc<Limit>,
+    clock: Clock,
+}
+
+impl RequestToken {
+    pub fn new(config: Shared, store: Arc<Store>, forward: Forward, per_ip: Arc<Limit>, clock: Clock) -> Self {
+        Self { config, store, forward, per_ip, clock }
+    }
+
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        purpose: Purpose,
+        medium: Medium,
+    ) -> Result<Response<Body>, Refusal> {
+        let config = self.config.load_full();
+        let (head, body) = request.into_parts();
+        body::refuse_encoded(&head.headers)?;
+        let bytes = body::read(body, body::REQUEST_TOKEN_LIMIT).await?;
+        let object = Object::parse(&bytes)?;
+        if let Some(name) = foreign_id_server(&object, &config)? {
+            return self.relay_foreign(head, &bytes, object, name).await;
+        }
+        if config.routes.request_token(purpose, medium) != RouteMode::Handle || medium != Medium::Email {
+            let error = "This server does not verify addresses of this kind";
+            return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
+        }
+        let asked = Asked::parse(&object, &config.session.next_link_hosts)?;
+        let stamp = stamp(&head)?;
+        let client_ip = serve::client_ip(&head.headers, stamp.peer, &config.trusted_proxies);
+        let rate = config.limits.request_token_per_ip;
+        self.per_ip.take(&client_key(client_ip), rate, stamp.now).map_err(Refusal::limited)?;
+        let exchange = Exchange { parts: self.clone(), config, head, asked, purpose };
+        if exchange.config.session.hide_existence { exchange.run_hidden().await } else { exchange.run_detached().await }
+    }
+
+    /// Another identity server is named: the homeserver's business, but for `id_access_token`, which Synapse 1.0 to
+    /// 1.3.1 answers with 500 (P§2.6). Where its sid came from is remembered for creds that forget to say it.
+    async fn relay_foreign(
+        &self,
+        head: Parts,
+        bytes: &Bytes,
+        mut object: Object<'_>,
+        id_server: String,
+    ) -> Result<Response<Body>, Refusal> {
+        let sent = if object.remove("id_access_token") { object.to_bytes() } else { bytes.clone() };
+        let answer = self.forward.ask(&head, sent, ANSWER_LIMIT).await?;
+        let sid = Object::parse(answer.body()).ok().and_then(|object| object.string("sid"));
+        if let Some(sid) = sid.filter(|sid| answer.status() == StatusCode::OK && !Sid::is_ours(sid)) {
+            let now = self.clock.now();
+            let put = |_| {
+                let record = ForeignSid { id_server: id_server.clone() };
+                (Change::Put { record, until: now.after(FOREIGN_SID_LIFETIME) }, ())
+            };
+            self.store.update(&Key::foreign_sid(&sid), now, put).await?;
+        }
+        Ok(answer.map(Body::from))
+    }
+}
+
+/// The identity server a request names, when it is neither absent (absent, null, empty, not a string) nor ours, and the
+/// operator lets it through.
+fn foreign_id_server(object: &Object<'_>, config: &Config) -> Result<Option<String>, Refusal> {
+    let Some(name) = object.string("id_server").filter(|name| !name.is_empty() && *name != config.identity.name) else {
+        return Ok(None);
+    };
+    let untrusted = || {
+        let error = "This identity server is not trusted here; leave id_server out";
+        Err(Refusal::bad_request(Errcode::MServerNotTrusted, error))
+    };
+    let trusted = &config.routes.trusted_id_servers;
+    match config.routes.named_id_server {
+        NamedIdServer::Replace => Ok(None),
+        NamedIdServer::Reject => untrusted(),
+        NamedIdServer::Forward if !trusted.is_empty() && !trusted.contains(&name) => untrusted(),
+        NamedIdServer::Forward => Ok(Some(name)),
+    }
+}
+
+fn stamp(head: &Parts) -> Result<Stamp, Refusal> {
+    head.extensions.get::<Stamp>().copied().ok_or_else(Refusal::internal)
+}
+
+/// One request of ours on its way.
+struct Exchange {
+    parts: RequestToken,
+    config: Arc<Config>,
+    head: Parts,
+    asked: Asked,
+    purpose: Purpose,
+}
+
+/// What came of it.
+enum Outcome {
+    /// The identity door was asked and decided.
+    Decided(Result<Sid, Refusal>, Option<Response<Bytes>>),
+    /// The homeserver answered by itself, or could not be reached.
+    Homeserver(Result<Response<Bytes>, Refusal>),
+}
+
+impl Exchange {
+    /// Runs to its end even when the client goes: the homeserver does, too.
+    async fn run_detached(self) -> Result<Response<Body>, Refusal> {
+        let outcome = tokio::spawn(self.run()).await.map_err(|_| Refusal::internal())??;
+        match outcome {
+            // What the identity door did counts, whatever the homeserver made of it: Dendrite turns its errors into 500.
+            Outcome::Decided(verdict, answer) => {
+                let sid = verdict?;
+                let ok = answer.filter(|answer| answer.status() == StatusCode::OK);
+                Ok(with_sid(ok.unwrap_or_else(|| sid_answer(&sid)), sid))
+            }
+            Outcome::Homeserver(answer) => answer.map(|answer| answer.map(Body::from)),
+        }
+    }
+
+    /// `hide_existence`: the answer leaves at its time, with a sid, whatever the homeserver says of the address; the
+    /// mail goes out behind it. What tells nothing of the address is still told.
+    async fn run_hidden(self) -> Result<Response<Body>, Refusal> {
+        let leave = tokio::time::Instant::now() + HIDDEN_ANSWER_AFTER;
+        let sid = self.begin_session().await?;
+        let early = tokio::time::timeout_at(leave, tokio::spawn(self.run())).await;
+        tokio::time::sleep_until(leave).await;
+        match early {
+            Ok(joined) => match joined.map_err(|_| Refusal::internal())?? {
+                Outcome::Homeserver(Err(refusal)) => Err(refusal),
+                Outcome::Homeserver(Ok(answer)) if !tells_existence(&answer) => Ok(answer.map(Body::from)),
+                Outcome::Homeserver(Ok(_)) | Outcome::Decided(..) => Ok(with_sid(sid_answer(&sid), sid)),
+            },
+            Err(_still_mailing) => Ok(with_sid(sid_answer(&sid), sid)),
+        }
+    }
+
+    async fn run(self) -> Result<Outcome, Refusal> {
+        let Self { parts, head, .. } = &self;
+        let key = in_flight::key(&self.asked.threepid, &self.asked.client_secret);
+        let note = self.note()?;
+        in_flight::announce(&parts.store, &key, &note, || parts.clock.now()).await?;
+        let answer = parts.forward.ask(head, self.asked.to_body(&self.config.identity.name), ANSWER_LIMIT).await;
+        let verdict = in_flight::conclude(&parts.store, &key, &note.request_id, parts.clock.now()).await?;
+        Ok(match verdict {
+            Some(verdict) => Outcome::Decided(verdict.into_result(), answer.ok()),
+            None => Outcome::Homeserver(answer),
+        })
+    }
+
+    /// The session whose sid is answered before anything is known of the address.
+    async fn begin_session(&self) -> Result<Sid, Refusal> {
+        let now = self.parts.clock.now();
+        let request_id = request_id(&self.head)?;
+        let client = Client {
+            threepid: &self.asked.threepid,
+            purpose: self.purpose,
+            client_secret: &self.asked.client_secret,
+            request_id: &request_id,
+        };
+        let fresh = Fresh::draw(now.after(self.config.session.unvalidated_lifetime))?;
+        Ok(self.parts.store.find_or_begin(&client, fresh, now).await?.0)
+    }
+
+    fn note(&self) -> Result<Note, Refusal> {
+        let language = self.head.headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+        Ok(Note::new(
+            request_id(&self.head)?,
+            self.purpose,
+            self.asked.send_attempt,
+            self.asked.next_link.clone(),
+            language.map(|language| language.chars().take(100).collect()),
+            self.parts.clock.now(),
+        ))
+    }
+}
+
+fn request_id(head: &Parts) -> Result<RequestId, Refusal> {
+    head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)
+}
+
+fn sid_answer(sid: &Sid) -> Response<Bytes> {
+    matrix::json(StatusCode::OK, &serde_json::json!({ "sid": sid.as_str() }))
+}
+
+/// The sid rides along for the log line.
+fn with_sid(answer: Response<Bytes>, sid: Sid) -> Response<Body> {
+    let mut answer = answer.map(Body::from);
+    answer.extensions_mut().insert(sid);
+    answer
+}
+
+/// Whether an answer of the homeserver's says that an address has an account, or has none.
+fn tells_existence(answer: &Response<Bytes>) -> bool {
+    let errcode = Object::parse(answer.body()).ok().and_then(|object| object.string("errcode"));
+    errcode.is_some_and(|errcode| errcode == "M_THREEPID_IN_USE" || errcode == "M_THREEPID_NOT_FOUND")
+}

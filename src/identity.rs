@@ -1,0 +1,146 @@
+//! Door 2, for the homeserver only: requestToken, getValidated3pid, bind, unbind; everything else is not there.
+
+mod asked;
+mod request_token;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+
+use crate::body::{self, Form};
+use crate::config::Shared;
+use crate::matrix::{self, ClientSecret, Errcode, Refusal, Sid};
+use crate::serve::{Clock, Door, Peer, Stamp};
+use crate::session::Session;
+use crate::store::{Key, Store};
+use asked::Asked;
+pub use request_token::RequestToken;
+
+/// The largest body a homeserver sends here.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// The subset of the [identity service API v1](https://matrix.org/docs/spec/identity_service/r0.2.1) that old
+/// homeservers call to have an address verified.
+#[derive(Debug)]
+pub struct Identity {
+    config: Shared,
+    store: Arc<Store>,
+    clock: Clock,
+    request_token: RequestToken,
+}
+
+impl Door for Identity {
+    type Body = http_body_util::Full<Bytes>;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Self::Body> {
+        self.handle(request).await.unwrap_or_else(Refusal::into_response).map(Self::Body::new)
+    }
+}
+
+impl Identity {
+    pub fn new(config: Shared, store: Arc<Store>, clock: Clock, request_token: RequestToken) -> Self {
+        Self { config, store, clock, request_token }
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
+        let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
+        if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
+            tracing::warn!(?peer, "a peer that identity.allowed_peers does not list came to the identity door");
+            let error = "Only the homeserver may come here";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error));
+        }
+        let path = request.uri().path().strip_prefix("/_matrix/identity/api/v1/");
+        match (request.method(), path) {
+            (&Method::POST, Some("validate/email/requestToken")) => {
+                let asked = Asked::parse(&read(request).await?)?;
+                self.request_token.handle(asked).await
+            }
+            (&Method::GET, Some("3pid/getValidated3pid")) => self.get_validated_3pid(request.uri().query()).await,
+            (&Method::POST, Some("3pid/bind")) => self.bind(request).await,
+            // `3pid/unbind` among them: Synapse takes a 404 for "no-support", which is the truth; a 401, 403 or 500 would
+            // keep its user from ever removing the address (P§3.4).
+            _ => Err(Refusal::new(StatusCode::NOT_FOUND, Errcode::MUnrecognized, "Unrecognized request")),
+        }
+    }
+
+    /// GET `/_matrix/identity/api/v1/3pid/getValidated3pid`
+    ///
+    /// 200 with an errcode while there is nothing to tell: old Synapse hands any other status to the client, which then
+    /// stops polling, and takes `{}` for a validated session if it is Dendrite (P§2.3).
+    async fn get_validated_3pid(&self, query: Option<&str>) -> Result<Response<Bytes>, Refusal> {
+        let invalid = || Refusal::bad_request(Errcode::MInvalidParam, "sid and client_secret are wanted, each once");
+        let form = Form::parse(query.unwrap_or_default().as_bytes()).ok_or_else(invalid)?;
+        let sid = form.get("sid").and_then(Sid::parse);
+        let client_secret = form.get("client_secret").and_then(ClientSecret::parse);
+        let (Some(sid), Some(client_secret)) = (sid, client_secret) else {
+            return Ok(errcode(Errcode::MNoValidSession, "No session with this sid and client_secret"));
+        };
+        match self.tell(&sid, &client_secret).await? {
+            Some((session, validated_at)) => Ok(matrix::json(
+                StatusCode::OK,
+                &serde_json::json!({
+                    "medium": session.threepid.medium.as_str(),
+                    "address": session.threepid.address.expose(),
+                    "validated_at": validated_at,
+                }),
+            )),
+            None => Ok(errcode(Errcode::MSessionNotValidated, "This validation session has not yet been completed")),
+        }
+    }
+
+    /// POST `/_matrix/identity/api/v1/3pid/bind`
+    ///
+    /// Publishes nothing. Answered as old Synapse needs it, or it answers 500 after it made the account (P§3.4).
+    async fn bind(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
+        let body = read(request).await?;
+        let refused = || Refusal::bad_request(Errcode::MSessionNotValidated, "No validated session to bind");
+        let fields = asked::fields(&body).ok_or_else(refused)?;
+        let sid = fields("sid").as_deref().and_then(Sid::parse).ok_or_else(refused)?;
+        let client_secret = fields("client_secret").as_deref().and_then(ClientSecret::parse).ok_or_else(refused)?;
+        let (session, validated_at) = self.tell(&sid, &client_secret).await?.ok_or_else(refused)?;
+        let binding = serde_json::json!({
+            "medium": session.threepid.medium.as_str(),
+            "address": session.threepid.address.expose(),
+            "mxid": fields("mxid").unwrap_or_default(),
+            "not_before": validated_at,
+            "not_after": validated_at,
+            "ts": validated_at,
+            "signatures": {},
+        });
+        Ok(matrix::json(StatusCode::OK, &binding))
+    }
+
+    /// The session and when it was validated, if the homeserver may be told so; that it was told is noted before it is.
+    /// One read while a client polls.
+    async fn tell(&self, sid: &Sid, secret: &ClientSecret) -> Result<Option<(Session, u64)>, Refusal> {
+        let now = self.clock.now();
+        let session = self.store.get(&Key::session(sid), now).await?;
+        if session.is_none_or(|session| session.validated(secret, now).is_none()) {
+            return Ok(None);
+        }
+        let told = self.store.update_session(sid, now, |session| {
+            let at = session.validated(secret, now)?;
+            session.tell();
+            Some((session.clone(), at.as_millis()))
+        });
+        Ok(told.await?.flatten())
+    }
+}
+
+async fn read(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    body::read(request.into_body(), BODY_LIMIT).await
+}
+
+fn errcode(errcode: Errcode, error: &str) -> Response<Bytes> {
+    matrix::json(StatusCode::OK, &serde_json::json!({ "errcode": errcode.as_str(), "error": error }))
+}
+
+fn allowed(peer: Peer, networks: &[IpNet]) -> bool {
+    match peer {
+        Peer::Ip(ip) => networks.iter().any(|network| network.contains(&ip.to_canonical())),
+        Peer::Local => true,
+    }
+}

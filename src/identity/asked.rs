@@ -1,0 +1,63 @@
+//! What a homeserver writes to the identity door: Synapse as JSON, Dendrite as a form (P§3.2).
+
+use crate::body::{Form, Object};
+use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};
+
+/// The fields of the homeserver's requestToken that are used; the rest is in the note.
+#[derive(Debug)]
+pub struct Asked {
+    pub(super) threepid: Threepid,
+    pub(super) client_secret: ClientSecret,
+    pub(super) send_attempt: i64,
+}
+
+impl Asked {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
+        let invalid = |error: &'static str| Refusal::bad_request(Errcode::MInvalidParam, error);
+        let fields = fields(body).ok_or_else(|| invalid("The body is neither a JSON object nor a form"))?;
+        let client_secret = fields("client_secret").and_then(|written| ClientSecret::parse(&written));
+        let address = fields("email").and_then(|written| Address::email(&written).ok());
+        let send_attempt = fields("send_attempt").and_then(|written| written.parse().ok());
+        Ok(Self {
+            threepid: Threepid { medium: Medium::Email, address: address.ok_or_else(|| invalid("email"))? },
+            client_secret: client_secret.ok_or_else(|| invalid("client_secret"))?,
+            send_attempt: send_attempt.ok_or_else(|| invalid("send_attempt"))?,
+        })
+    }
+}
+
+/// Looks up a field of a JSON object (strings and integers) or of a form; `None` when the body is neither.
+pub(super) fn fields(body: &[u8]) -> Option<Box<dyn Fn(&str) -> Option<String> + Send + Sync + '_>> {
+    if let Ok(object) = Object::parse(body) {
+        return Some(Box::new(move |name| match object.string(name) {
+            Some(text) => Some(text),
+            None => object.get(name).and_then(|raw| raw.get().parse::<i64>().ok()).map(|number| number.to_string()),
+        }));
+    }
+    if body.first().is_some_and(|first| *first == b'{') {
+        return None;
+    }
+    let form = Form::parse(body)?;
+    Some(Box::new(move |name| form.get(name).map(str::to_owned)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn synapse_writes_json_and_dendrite_a_form_and_both_mean_the_same() {
+        for body in [
+            r#"{"client_secret":"s3cr3t","email":"a@example.org","next_link":"https://a.b/c","send_attempt":2}"#,
+            "client_secret=s3cr3t&email=a%40example.org&send_attempt=2",
+        ] {
+            let asked = Asked::parse(body.as_bytes()).unwrap();
+            assert_eq!(asked.threepid.address.expose(), "a@example.org");
+            assert_eq!(asked.client_secret.expose(), "s3cr3t");
+            assert_eq!(asked.send_attempt, 2);
+        }
+        for body in ["", "{", "[]", "email=a%40b.c&email=a%40b.c&client_secret=s&send_attempt=1", r#"{"email":"a@b.c"}"#] {
+            assert!(Asked::parse(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}

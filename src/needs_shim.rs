@@ -1,0 +1,74 @@
+//! Whether the homeserver still demands `id_server`: asked at the start and every minute, unless the operator says it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+
+use crate::config;
+use crate::front::forward::Forward;
+use crate::front::versions;
+use crate::telemetry::Metrics;
+
+/// Between two looks at `/versions`.
+pub const EVERY: Duration = Duration::from_secs(60);
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: usize = 1024 * 1024;
+
+/// What is known of it. Until a homeserver has shown that it has learnt MSC2263 (design: it shows
+/// `m.require_identity_server: false` or lists exactly `r0.6.0`), it is an old one.
+#[derive(Debug, Clone)]
+pub struct NeedsShim {
+    known: Arc<AtomicBool>,
+    said: config::NeedsShim,
+    forward: Forward,
+    metrics: Metrics,
+}
+
+/// The homeserver did not answer `/versions` with 200 in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the homeserver does not answer GET /_matrix/client/versions")]
+pub struct Unreachable;
+
+impl NeedsShim {
+    pub fn new(said: config::NeedsShim, forward: Forward, metrics: Metrics) -> Self {
+        let needs = said != config::NeedsShim::No;
+        metrics.homeserver_needs_shim.set(needs.into());
+        Self { known: Arc::new(AtomicBool::new(needs)), said, forward, metrics }
+    }
+
+    pub fn get(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// Asks the homeserver, and remembers what its answer shows.
+    pub async fn look(&self) -> Result<(), Unreachable> {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = http::Uri::from_static("/_matrix/client/versions");
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+        let (head, ()) = request.into_parts();
+        let asked = tokio::time::timeout(PATIENCE, self.forward.ask(&head, Bytes::new(), ANSWER_LIMIT)).await;
+        let Ok(Ok(answer)) = asked else { return Err(Unreachable) };
+        if answer.status() != StatusCode::OK {
+            return Err(Unreachable);
+        }
+        if let (Some(learnt), config::NeedsShim::Auto) = (versions::learnt_msc2263(answer.body()), self.said) {
+            self.remember(!learnt);
+        }
+        Ok(())
+    }
+
+    fn remember(&self, needs: bool) {
+        let before = self.known.swap(needs, Ordering::Relaxed);
+        self.metrics.homeserver_needs_shim.set(needs.into());
+        if before && !needs {
+            tracing::warn!("the homeserver has learnt MSC2263: every route is handed over to it; the shim can be removed");
+        } else if !before && needs {
+            tracing::warn!("the homeserver demands id_server again: the shim's routes are in force");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The noun `Legacy`: a real old Synapse, one of each version for all tests of this process.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::{LazyLock, Mutex};
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::shim::{Reserved, Shim, Wanted, authority};
+
+/// Identity doors that one homeserver trusts: a test that starts a shim takes one.
+const DOORS: usize = 96;
+
+pub struct Legacy {
+    pub version: &'static str,
+    /// `host:port`
+    pub address: String,
+    doors: Reserved,
+    _state: TempDir,
+}
+
+/// The versions that every flow is run against.
+pub const VERSIONS: [&str; 2] = ["1.3.1", "0.99.5.2"];
+
+/// The homeserver of that version, started when it is first asked for.
+pub fn legacy(version: &'static str) -> &'static Legacy {
+    static STARTED: LazyLock<Mutex<HashMap<&str, &Legacy>>> = LazyLock::new(Mutex::default);
+    let mut started = STARTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    started.entry(version).or_insert_with(|| Box::leak(Box::new(Legacy::start(version, &[]))))
+}
+
+impl Legacy {
+    /// One of its own, with other settings; see `tests/homeserver/up`.
+    pub fn start(version: &'static str, settings: &[(&str, &str)]) -> Self {
+        let doors = Reserved::new(DOORS);
+        let state = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let up = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/homeserver/up");
+        let output = Command::new(up)
+            .args(["--daemon", version, &port.to_string()])
+            .arg(state.path())
+            .env("ID_SERVER", doors.names())
+            .env("CA_FILE", &authority().ca)
+            .env("STOP_WITH", std::process::id().to_string())
+            .envs(settings.iter().copied())
+            .output()
+            .expect("tests/homeserver/up can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "Synapse {version} is needed (./tests/run installs it): {said}");
+        Self { version, address: format!("127.0.0.1:{port}"), doors, _state: state }
+    }
+
+    /// A client of the bare homeserver, around any shim.
+    pub fn bare(&self) -> Client {
+        Client::of(&self.address)
+    }
+
+    /// A shim in front of it.
+    pub async fn shim(&self, wanted: Wanted) -> Shim {
+        Shim::before(&self.address, self.doors.take(), wanted).await
+    }
+}
+
+/// A name or secret that no other test uses.
+pub fn unique(prefix: &str) -> String {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    format!("{prefix}{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+}

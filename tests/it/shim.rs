@@ -1,0 +1,179 @@
+//! The noun `Shim`: the whole of it in this process, on free ports, before any homeserver.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tempfile::TempDir;
+use threepid_shim::config::{Config, Endpoint};
+use threepid_shim::serve::{Clock, Listener, Listeners};
+use threepid_shim::{RunError, Shutdown, run};
+use tokio::task::JoinHandle;
+
+use crate::client::Client;
+
+/// A running shim. It ends with the test.
+pub struct Shim {
+    pub clients: String,
+    pub identity: String,
+    pub admin: String,
+    pub shutdown: Shutdown,
+    pub running: Option<JoinHandle<Result<(), RunError>>>,
+    now: Arc<AtomicU64>,
+    folder: TempDir,
+}
+
+/// What a test wants to be otherwise than by default.
+#[derive(Debug, Default, Clone)]
+pub struct Wanted {
+    /// Tables of the configuration file, put behind the ones every test has.
+    pub config: String,
+    /// The `[email]` table; without it mails go to the outbox.
+    pub email: Option<String>,
+}
+
+impl Wanted {
+    pub fn config(config: &str) -> Self {
+        Self { config: config.to_owned(), email: None }
+    }
+}
+
+impl Shim {
+    /// In front of the homeserver at `host:port`, known to it by one of the names that [`reserve`] gave.
+    pub async fn before(homeserver: &str, identity: TcpListener, wanted: Wanted) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = identity.local_addr().unwrap().port();
+        let clients = Listener::bind(&free()).unwrap();
+        let address = clients.local_addr().unwrap().to_string();
+        let email = wanted.email.unwrap_or_else(|| "transport = \"file\"\nfrom = \"Example <noreply@example.org>\"".into());
+        let ca = authority();
+        let text = format!(
+            "server_name = \"example.org\"\npublic_base_url = \"http://{address}\"\nstate_dir = \"{state}\"\n\
+             [homeserver]\nurl = \"http://{homeserver}\"\n\
+             [identity]\nname = \"localhost:{port}\"\ntls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
+             [email]\n{email}\n{config}",
+            state = folder.path().display(),
+            leaf = ca.leaf.display(),
+            key = ca.key.display(),
+            config = wanted.config,
+        );
+        let config = Config::from_text(&text).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
+        let now = Arc::new(AtomicU64::new(wall_millis()));
+        let identity = Listener::from_std(identity).unwrap();
+        let admin = Listener::bind(&free()).unwrap();
+        let admin_address = admin.local_addr().unwrap().to_string();
+        let listeners = Listeners {
+            clients: vec![clients],
+            identity: vec![identity],
+            admin: vec![admin],
+            clock: Clock::manual(Arc::clone(&now)),
+        };
+        let shutdown = Shutdown::default();
+        let running = Some(tokio::spawn(run(config, listeners, shutdown.clone())));
+        let identity = format!("localhost:{port}");
+        Self { clients: address, identity, admin: admin_address, shutdown, running, now, folder }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::of(&self.clients)
+    }
+
+    /// The noun `Clock`: moves the shim's time on.
+    pub fn later(&self, by: Duration) {
+        self.now.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The mails in the outbox, oldest first.
+    pub fn outbox(&self) -> Vec<String> {
+        let Ok(files) = std::fs::read_dir(self.folder.path().join("outbox")) else { return Vec::new() };
+        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|ending| ending == "eml"));
+        files.sort_by_key(|file| std::fs::metadata(file).unwrap().modified().unwrap());
+        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+    }
+
+    /// The link of the only mail with this sid.
+    pub fn link(&self, sid: &str) -> String {
+        let links: Vec<_> = self.outbox().iter().map(|mail| link_of(mail)).filter(|link| link.contains(sid)).collect();
+        assert_eq!(links.len(), 1, "one mail for {sid}: {links:?}");
+        links[0].clone()
+    }
+
+    /// The three trips' first half: requestToken, mail, click. The sid is validated then.
+    pub async fn verify(&self, purpose: &str, email: &str, client_secret: &str) -> String {
+        let sid = self.client().request_token(purpose, email, client_secret, 1).await.sid();
+        let confirmed = self.client().click(&self.link(&sid)).await;
+        assert_eq!(confirmed.status, 200, "{}", confirmed.text());
+        sid
+    }
+}
+
+/// The link in a mail as it was sent, quoted-printable undone.
+pub fn link_of(mail: &str) -> String {
+    let plain = mail.replace("=\r\n", "").replace("=\n", "").replace("=3D", "=").replace("&amp;", "&");
+    let start = plain.find("http://").or_else(|| plain.find("https://")).expect("a link in the mail");
+    plain[start..].split([' ', '\r', '\n', '"', '<', '>']).next().unwrap().to_owned()
+}
+
+/// The CA that test homeservers trust, and the certificate of every identity door in this process.
+pub struct Authority {
+    pub ca: PathBuf,
+    pub leaf: PathBuf,
+    pub key: PathBuf,
+    _folder: TempDir,
+}
+
+pub fn authority() -> &'static Authority {
+    static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let ca_key = KeyPair::generate().unwrap();
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        let put = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let (ca, leaf) = (put("ca.pem", ca_pem), put("leaf.pem", leaf.pem()));
+        Authority { ca, leaf, key: put("leaf.key", key.serialize_pem()), _folder: folder }
+    });
+    &AUTHORITY
+}
+
+/// Sockets for identity doors, bound before a homeserver is started that has to list their names.
+pub struct Reserved(Mutex<Vec<TcpListener>>);
+
+impl Reserved {
+    pub fn new(how_many: usize) -> Self {
+        Self(Mutex::new((0..how_many).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect()))
+    }
+
+    pub fn names(&self) -> String {
+        let all = self.0.lock().unwrap();
+        all.iter().map(|one| format!("localhost:{}", one.local_addr().unwrap().port())).collect::<Vec<_>>().join(" ")
+    }
+
+    pub fn take(&self) -> TcpListener {
+        self.0.lock().unwrap().pop().expect("more identity doors than were reserved: raise the number")
+    }
+}
+
+pub fn free() -> Endpoint {
+    Endpoint::Tcp("127.0.0.1:0".parse().unwrap())
+}
+
+fn wall_millis() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
