@@ -1,0 +1,85 @@
+// click.mjs URL [--button] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]
+//
+// Opens URL in Debian's chromium, as the person who got the mail would, and prints one JSON line:
+//   {"url", "status", "headers", "title", "lang", "text", "buttons", "overflows", "console", "requests", "before"}
+// url to headers are those of the page that is shown at the end; `buttons` are the texts of its buttons, `overflows` says that it
+// must be scrolled sideways, `console` what the browser complained of (CSP), `requests` every "METHOD URL" made on the way.
+// --button clicks the only submit button and waits for the page after it; `before` is then the page with the button.
+// --screenshot is taken of the last page. Exit code 1, with the reason on standard error, when any of it does not work.
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { chromium, devices } from "playwright-core";
+
+process.on("uncaughtException", (error) => {
+  console.error(`click.mjs: ${error.message}`);
+  process.exit(1);
+});
+
+const { values: option, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    button: { type: "boolean" },
+    screenshot: { type: "string" },
+    dark: { type: "boolean" },
+    mobile: { type: "boolean" },
+    "no-js": { type: "boolean" },
+    lang: { type: "string", default: "en" },
+  },
+});
+if (positionals.length !== 1) throw new Error("usage: click.mjs URL [--button] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]");
+
+const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: apt-get install chromium (or run tests/run)`);
+
+const profile = mkdtempSync(join(tmpdir(), "threepid-shim-browser-"));
+const context = await chromium.launchPersistentContext(profile, {
+  executablePath,
+  // Without the background flags chromium looks for its maker's hosts at every start.
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  ...(option.mobile ? devices["Pixel 5"] : { viewport: { width: 1024, height: 768 } }),
+  colorScheme: option.dark ? "dark" : "light",
+  javaScriptEnabled: !option["no-js"],
+  locale: option.lang,
+});
+
+try {
+  context.setDefaultTimeout(20_000);
+  const page = context.pages()[0] ?? (await context.newPage());
+  const requests = [];
+  const complaints = [];
+  page.on("request", (request) => requests.push(`${request.method()} ${request.url()}`));
+  page.on("console", (message) => complaints.push(message.text()));
+
+  const describe = async (response) => ({
+    url: page.url(),
+    status: response.status(),
+    headers: Object.fromEntries((await response.headersArray()).map(({ name, value }) => [name.toLowerCase(), value])),
+    title: await page.title(),
+    lang: await page.locator("html").getAttribute("lang"),
+    text: await page.locator("body").innerText(),
+    buttons: await page.locator("button, input[type=submit]").allInnerTexts(),
+    overflows: await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth),
+  });
+
+  let response = await page.goto(positionals[0]);
+  let shown = await describe(response);
+  if (option.button) {
+    const button = page.locator("button[type=submit], button:not([type]), input[type=submit]");
+    const count = await button.count();
+    if (count !== 1) throw new Error(`expected one submit button, found ${count}: ${shown.text}`);
+    // `request.isNavigationRequest` also holds for the redirects on the way: the last answer to come is the page's.
+    const answers = [];
+    page.on("response", (answer) => answer.request().isNavigationRequest() && answers.push(answer));
+    await Promise.all([page.waitForEvent("load"), button.click()]);
+    response = answers.at(-1);
+    if (!response) throw new Error("the button led to no page");
+    shown = { ...(await describe(response)), before: shown };
+  }
+  if (option.screenshot) await page.screenshot({ path: option.screenshot, fullPage: true });
+  console.log(JSON.stringify({ ...shown, console: complaints, requests }));
+} finally {
+  await context.close();
+  rmSync(profile, { recursive: true, force: true });
+}
