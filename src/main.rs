@@ -84,8 +84,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     runtime.block_on(async {
-        let shutdown = Shutdown { drain: CancellationToken::new(), stop: CancellationToken::new() };
-        tokio::spawn(shutdown.clone().on_signals()?);
+        let shutdown = Shutdown::default();
+        tokio::spawn(on_signals(shutdown.clone())?);
         open_doors(config, shutdown).await
     })
 }
@@ -96,28 +96,24 @@ async fn open_doors(_config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How to stop: first open requests may finish, then not even they.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Shutdown {
     drain: CancellationToken,
-    stop: CancellationToken,
+    now: CancellationToken,
 }
 
-impl Shutdown {
-    /// SIGTERM or SIGINT drains; a second one stops at once.
-    fn on_signals(self) -> anyhow::Result<impl Future<Output = ()>> {
-        // Listening begins here and not when the task first runs: a signal between the two would kill the process.
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-        Ok(async move {
-            either(&mut terminate, &mut interrupt).await;
-            tracing::info!("draining; a second signal stops at once");
-            self.drain.cancel();
-            either(&mut terminate, &mut interrupt).await;
-            tracing::warn!("stopping at once");
-            self.stop.cancel();
-        })
-    }
+/// SIGTERM or SIGINT drains; a second one stops at once.
+fn on_signals(shutdown: Shutdown) -> anyhow::Result<impl Future<Output = ()>> {
+    // Listening begins here and not when the task first runs: a signal between the two would kill the process.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        either(&mut terminate, &mut interrupt).await;
+        shutdown.drain.cancel();
+        either(&mut terminate, &mut interrupt).await;
+        tracing::warn!("a second signal: stopping at once");
+        shutdown.now.cancel();
+    })
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

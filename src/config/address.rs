@@ -113,7 +113,7 @@ pub(crate) fn homeserver(text: &str) -> Result<HomeserverAddress, Wrong> {
     let url = http_url(text, write)?;
     if url.https {
         return Err(Wrong::new(
-            "the shim talks to its homeserver in clear on loopback; it speaks no TLS to it",
+            "the shim talks to its homeserver in clear on loopback",
             "write the homeserver's http listener, such as \"http://127.0.0.1:8008\"",
         ));
     }
@@ -195,4 +195,96 @@ fn is_host_name(text: &str) -> bool {
     let numeric = text.rsplit('.').next().is_some_and(|last| is_all(last, u8::is_ascii_digit));
     // A name whose last label is a number is an IPv4 address or nothing: `127.1` and `1.2.3.999` are neither.
     text.len() <= 253 && text.split('.').all(is_label) && (!numeric || text.parse::<Ipv4Addr>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_host_with_or_without_a_port() {
+        let good =
+            ["localhost:8091", "localhost", "id.example.org", "my_shim:8091", "127.0.0.1:1", "[::1]:8091", "[::1]"];
+        for text in good {
+            assert_eq!(id_server_name(text).as_deref(), Ok(text));
+        }
+        let bad = [
+            "",
+            " localhost",
+            "localhost:",
+            "localhost:0",
+            "localhost:65536",
+            "localhost:+1",
+            "::1",
+            "[::1",
+            "[::1]8091",
+        ];
+        let odd = [
+            "https://localhost",
+            "localhost/",
+            "Localhost",
+            "a..b",
+            "-a",
+            "a:1:2",
+            "127.1",
+            "1.2.3.999",
+            "exämple.org",
+            "a@b",
+        ];
+        for text in bad.into_iter().chain(odd) {
+            assert!(id_server_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_base_url_has_a_scheme_a_host_and_at_most_a_path() {
+        for text in ["https://a", "http://127.0.0.1:8080", "https://a/b/c", "https://xn--exmple-cua.org"] {
+            assert_eq!(base_url(text).map(|url| url.as_str().to_owned()).as_deref(), Ok(text));
+        }
+        let bad = [
+            "",
+            "a",
+            "//a",
+            "ftp://a",
+            "https:a",
+            "https://",
+            "https:///a",
+            "https://a:0",
+            "https://a?b",
+            "https://a#b",
+        ];
+        for text in
+            bad.into_iter().chain(["https://a@b", "https://a b", "https://a/\"b", "https://a//b", "https://a/\\b"])
+        {
+            assert!(base_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_homeserver_is_spoken_to_in_clear_without_a_path() {
+        let tcp = |host: &str, port| Ok(HomeserverAddress::Tcp { host: host.to_owned(), port });
+        assert_eq!(homeserver("http://synapse:8008/"), tcp("synapse", 8008));
+        assert_eq!(homeserver("http://127.0.0.1"), tcp("127.0.0.1", 80));
+        for text in ["https://synapse", "http://synapse/x", "http://a@b", "unix:", "unix:relative", "synapse:8008"] {
+            assert!(homeserver(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_this_machine_by_name_or_by_address() {
+        for host in ["localhost", "LOCALHOST", "mail.localhost", "127.8.9.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["localhost.example.org", "128.0.0.1", "0.0.0.0", "::", "mail"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_network_with_bits_beyond_its_prefix_is_not_guessed_at() {
+        assert!(network("10.0.0.0/8").is_ok() && network("10.1.2.3").is_ok() && network("::/0").is_ok());
+        for text in ["10.1.2.3/8", "fd00::1/64", "10.0.0.0/33", "10.0.0/8", "", "localhost"] {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use lettre::message::Mailbox;
 
 use crate::config::fault::{Wrong, nearest};
+use crate::config::values::is_all;
 use crate::config::written::Written;
 use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Rate, Secret, address, values};
 
@@ -34,35 +35,37 @@ pub(crate) trait Grammar {
 /// A text with a meaning, which one function of [`values`] knows.
 pub(crate) struct Of<T: 'static> {
     takes: &'static str,
-    /// In TOML's spelling.
-    example: &'static str,
+    /// Ends "write ...".
+    write: &'static str,
     parse: fn(&str) -> Result<T, Wrong>,
 }
 
 macro_rules! texts {
-    ($($name:ident: $value:ty = $takes:literal, $example:literal, $parse:path;)*) => {
-        $(pub(crate) const $name: Of<$value> = Of { takes: $takes, example: $example, parse: $parse };)*
+    ($($name:ident: $value:ty = $takes:literal, $write:literal, $parse:path;)*) => {
+        $(pub(crate) const $name: Of<$value> = Of { takes: $takes, write: $write, parse: $parse };)*
     };
 }
 
 texts! {
-    TEXT:           String            = "text",          "\"...\" with something in it",               values::text;
-    LONG_TEXT:      String            = "text",          "\"...\" with something in it",               values::long_text;
-    SECRET:         Secret            = "secret",        "\"...\" with something in it",               values::secret;
-    PATH:           PathBuf           = "path",          "a path",                                     values::path;
-    SERVER_NAME:    String            = "server name",   "\"example.org\"",                            address::server_name;
-    ID_SERVER_NAME: String            = "host[:port]",   "\"localhost:8091\"",                         address::id_server_name;
-    HOST:           String            = "host",          "\"mail.example.org\"",                       address::host;
-    LINK_HOST:      String            = "host",          "\"app.example.org\"",                        address::link_host;
-    BASE_URL:       PublicBaseUrl     = "URL",           "\"https://matrix.example.org\"",             address::base_url;
-    HOMESERVER:     HomeserverAddress = "http URL or unix:/path", "\"http://127.0.0.1:8008\" or \"unix:/run/synapse.sock\"", address::homeserver;
-    SERVICE_URL:    String            = "URL",           "\"https://gateway.example.org/send\"",       address::service_url;
-    ENDPOINT:       Endpoint          = "IP:port or unix:/path", "\"127.0.0.1:8080\" or \"unix:/path\"", address::endpoint;
-    NETWORK:        IpNet             = "network",       "\"10.0.0.0/8\" or \"10.1.2.3\"",             address::network;
-    RATE:           Rate              = "rate",          "\"20/10m\", a number of times per duration", values::rate;
-    MAILBOX:        Mailbox           = "mailbox",       "\"Example <noreply@example.org>\"",          values::mailbox;
-    LANGUAGE:       String            = "language tag",  "\"en\" or \"pt-BR\"",                        values::language;
-    COUNTRY:        String            = "country code",  "\"GB\"",                                     values::country;
+    TEXT: String = "text", "a text in double quotes", values::text;
+    LONG_TEXT: String = "text", "a text in double quotes", values::long_text;
+    SECRET: Secret = "secret", "a text in double quotes", values::secret;
+    PATH: PathBuf = "path", "a path in double quotes", values::path;
+    SERVER_NAME: String = "server name", "a server name such as \"example.org\"", address::server_name;
+    ID_SERVER_NAME: String = "host[:port]", "a name such as \"localhost:8091\"", address::id_server_name;
+    HOST: String = "host", "a host such as \"mail.example.org\"", address::host;
+    LINK_HOST: String = "host", "a host such as \"app.example.org\"", address::link_host;
+    BASE_URL: PublicBaseUrl = "URL", "a URL such as \"https://matrix.example.org\"", address::base_url;
+    HOMESERVER: HomeserverAddress =
+        "http URL or unix:/path", "\"http://127.0.0.1:8008\" or \"unix:/run/synapse.sock\"", address::homeserver;
+    SERVICE_URL: String = "URL", "a URL such as \"https://gateway.example.org/send\"", address::service_url;
+    ENDPOINT: Endpoint =
+        "IP:port or unix:/path", "addresses such as \"127.0.0.1:8080\" or \"unix:/path\"", address::endpoint;
+    NETWORK: IpNet = "network", "networks such as \"10.0.0.0/8\" or \"10.1.2.3\"", address::network;
+    RATE: Rate = "rate, 1 to 1000000 per 1s to 1d", "a number of times per duration such as \"20/10m\"", values::rate;
+    MAILBOX: Mailbox = "mailbox", "a sender such as \"Example <noreply@example.org>\"", values::mailbox;
+    LANGUAGE: String = "language tag", "a language tag such as \"en\" or \"pt-BR\"", values::language;
+    COUNTRY: String = "country code", "country codes such as \"GB\"", values::country;
 }
 
 impl<T> Grammar for Of<T> {
@@ -78,7 +81,7 @@ impl<T> Grammar for Of<T> {
     }
 
     fn write(&self) -> String {
-        format!("write {}", self.example)
+        format!("write {}", self.write)
     }
 }
 
@@ -122,6 +125,9 @@ impl<T: FromStr + PartialOrd + Copy + Display> Grammar for Count<T> {
         let Some(digits) = written.integer() else { return self.mismatch(written) };
         match digits.parse() {
             Ok(number) if number >= self.least && number <= self.most => Ok(number),
+            Err(_) if !is_all(digits.trim_start_matches('-'), u8::is_ascii_digit) => {
+                Err(vec![Wrong::new(format!("{digits:?} is not a number"), self.write())])
+            }
             Ok(_) | Err(_) => Err(vec![Wrong::new(format!("{digits} is out of bounds"), self.write())]),
         }
     }
@@ -209,7 +215,10 @@ impl<T: Copy> Grammar for OneOf<T> {
 
     fn write(&self) -> String {
         let words: Vec<String> = self.words.iter().map(|(word, _)| format!("{word:?}")).collect();
-        format!("write {}", words.join(" or "))
+        match words.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("write {} or {last}", rest.join(", ")),
+            Some(_) | None => format!("write {}", words.concat()),
+        }
     }
 }
 
@@ -230,11 +239,11 @@ impl<G: Grammar> Grammar for ListOf<G> {
     }
 
     fn takes(&self) -> String {
-        format!("list of {}", self.0.takes())
+        format!("[{}, ...]", self.0.takes())
     }
 
     fn write(&self) -> String {
-        format!("{}, each in one list [..]", self.0.write())
+        format!("{}, in brackets", self.0.write())
     }
 }
 
@@ -259,7 +268,7 @@ impl<G: Grammar> Grammar for TableOf<G> {
     }
 
     fn takes(&self) -> String {
-        format!("table of {}", self.0.takes())
+        format!("{{ name = {}, ... }}", self.0.takes())
     }
 
     fn write(&self) -> String {

@@ -93,7 +93,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Wrong {
     Wrong::new(format!("{} cannot be read: {error}", path.display()), "write a path that the shim may read")
 }
 
-fn others_may_read(path: &Path) -> Option<Wrong> {
+pub(crate) fn others_may_read(path: &Path) -> Option<Wrong> {
     let mode = fs::metadata(path).ok()?.permissions().mode();
     let wrong = || {
         Wrong::new(format!("every user of this machine may read {}", path.display()), "take it from others (chmod o-r)")

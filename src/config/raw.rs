@@ -2,6 +2,7 @@
 //! knows the keys (the faults' suggestions, the environment's names, the manual, the shipped example) follows from it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,13 +19,24 @@ use crate::config::{
     SmtpTls,
 };
 
-/// One key, as the reference manual describes it.
+/// One key; displayed as its entry in the reference manual begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     pub name: &'static str,
     /// Type and bounds.
     pub takes: String,
     pub presence: Presence,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}   {}, ", self.name, self.takes)?;
+        match self.presence {
+            Presence::Required => f.write_str("required"),
+            Presence::Optional => f.write_str("no default"),
+            Presence::Default(toml) => write!(f, "default {toml}"),
+        }
+    }
 }
 
 macro_rules! presence {

@@ -124,3 +124,55 @@ pub(crate) fn country(text: &str) -> Result<String, Wrong> {
 pub(crate) fn is_all(text: &str, byte_is: fn(&u8) -> bool) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte_is(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_a_whole_number_and_a_unit() {
+        let rows =
+            [("0s", 0), ("500ms", 500), ("20s", 20_000), ("10m", 600_000), ("1h", 3_600_000), ("2d", 172_800_000)];
+        for (text, millis) in rows {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "20", "s", "1.5h", "-1s", "20 s", "20S", "1h30m", "18446744073709551615d", "٣s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_shown_as_it_would_be_written() {
+        for text in ["0s", "500ms", "90s", "1500ms", "10m", "1h", "2d"] {
+            assert_eq!(duration(text).map(shown).as_deref(), Ok(text));
+        }
+    }
+
+    #[test]
+    fn a_rate_is_at_least_one_in_a_day_and_never_zero() {
+        assert_eq!(rate("1/1d"), Ok(Rate { count: 1, per: Duration::from_secs(86_400) }));
+        for text in ["0/1h", "1/0s", "1/500ms", "1/2d", "1000001/1h", "20", "/1h", "20/", "-1/1h", "20/10m/1h"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sender_is_one_ascii_mailbox_on_one_line() {
+        assert!(mailbox("noreply@example.org").is_ok() && mailbox("Exämple <noreply@example.org>").is_ok());
+        for text in
+            ["", "noreply", "a@example.org, b@example.org", "a@example.org\r\nBcc: b@example.org", "a@exämple.org"]
+        {
+            assert!(mailbox(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_language_tag_begins_with_a_lower_case_language() {
+        for text in ["en", "deu", "pt-BR", "zh-Hant-TW", "de-1996"] {
+            assert!(language(text).is_ok(), "{text}");
+        }
+        for text in ["", "e", "EN", "english", "en_US", "en-", "../en", "en-toolongsub"] {
+            assert!(language(text).is_err(), "{text}");
+        }
+    }
+}

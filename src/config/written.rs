@@ -149,7 +149,7 @@ impl Sheet {
     pub(crate) fn read_file(&mut self, text: &str) -> Result<(), Fault> {
         let document = DeTable::parse(text).map_err(|error| {
             // Only the message: the error's own display repeats the line, which may hold a secret.
-            let wrong = Wrong::new(error.message(), "correct the line; a text stands in double quotes");
+            let wrong = Wrong::new(error.message(), "correct the line");
             Fault { place: self.line(text, error.span().map_or(0, |span| span.start)), key: "not TOML".into(), wrong }
         })?;
         self.walk("", document.get_ref(), text);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use lettre::message::Mailbox;
 
 use crate::config::check::Check;
+use crate::config::fault::Place;
 use crate::config::raw::{RawConfig, Transport};
 use crate::config::written::Given;
 use crate::config::{Email, EmailTransport, RouteMode, Secret, Smtp, SmtpLogin, SmtpTls, address, named_file};
@@ -103,6 +104,11 @@ impl Check<'_> {
     fn secret(&mut self, inline: &Given<Secret>, file: &Given<PathBuf>) -> Option<Secret> {
         if inline.is_written() && file.is_written() {
             self.fault(file, format!("is written besides {}", inline.key), "keep one of the two");
+        }
+        if let Some(Place::Line { file: configuration, .. }) = &inline.place
+            && let Some(warning) = named_file::others_may_read(Path::new(configuration))
+        {
+            self.warn(inline, warning.wrong, warning.write);
         }
         if !file.is_written() {
             return inline.value.clone();
