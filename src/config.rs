@@ -1,14 +1,26 @@
 //! File and environment → `RawConfig` → `Config`, or every fault at once. `Config` is complete: what exists is valid.
 
+mod address;
+mod check;
+mod fault;
+mod grammar;
+mod named_file;
+mod raw;
+mod values;
+mod written;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
+pub use crate::config::fault::{Fault, Faults, Place, Wrong};
+pub use crate::config::raw::{Key, keys};
+pub use crate::config::written::Presence;
 use crate::matrix::{Medium, Purpose};
 
 /// Everything the operator decided, with defaults filled in and alternatives as enums.
@@ -30,6 +42,36 @@ pub struct Config {
     pub limits: Limits,
     pub wording: Wording,
     pub log: Log,
+    /// What is allowed but deserves a look, one line each in the form of a fault.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads `file` (without one: the defaults) and lays the variables named `THREEPID_SHIM__SECTION__KEY` over it.
+    pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Faults> {
+        let text = file.map(std::fs::read_to_string).transpose().map_err(|error| {
+            let wrong = Wrong::new(format!("cannot be read: {error}"), "write the path of a configuration file");
+            let place = Place::File(file.map(|path| path.display().to_string()).unwrap_or_default());
+            Faults(vec![Fault { place, key: "--config".to_owned(), wrong }])
+        })?;
+        Self::from_parts(file, text.as_deref().unwrap_or_default(), environment)
+    }
+
+    /// What a file `threepid-shim.toml` in the working directory would give, with an empty environment.
+    pub fn from_text(text: &str) -> Result<Self, Faults> {
+        Self::from_parts(Some(Path::new("threepid-shim.toml")), text, std::iter::empty())
+    }
+
+    fn from_parts(
+        file: Option<&Path>,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, Faults> {
+        let mut sheet = written::Sheet::new(file, raw::NAMES);
+        sheet.read_file(text).map_err(|fault| Faults(vec![fault]))?;
+        sheet.read_environment(environment);
+        check::check(sheet, file.and_then(Path::parent).unwrap_or(Path::new("")))
+    }
 }
 
 /// The configuration in force; a reload puts another in its place, and a request keeps the one it began with.
@@ -57,6 +99,15 @@ impl PublicBaseUrl {
 pub enum Endpoint {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// A certificate chain and its key, as PEM files.
@@ -90,7 +141,11 @@ pub struct Homeserver {
 /// Where the homeserver listens, in clear text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HomeserverAddress {
-    Tcp { host: String, port: u16 },
+    /// A name or an IP address, IPv6 without its brackets.
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
 }
 
@@ -179,7 +234,7 @@ impl Routes {
 pub struct SessionRules {
     pub unvalidated_lifetime: Duration,
     pub validated_lifetime: Duration,
-    /// Hosts that next_link may name, lower case; empty: any.
+    /// Hosts that `next_link` may name, lower case; empty: any.
     pub next_link_hosts: Vec<String>,
     pub hide_existence: bool,
 }

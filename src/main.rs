@@ -1,1 +1,124 @@
-fn main() {}
+//! The command line: serve and check; signals; exit codes.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "only the command line prints")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use threepid_shim::config::{Config, Faults};
+use threepid_shim::telemetry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// BSD's sysexits.h: the command was used wrongly; something was found in an unconfigured or misconfigured state.
+const USAGE: u8 = 64;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Gives MSC2263 (requestToken without `id_server`) to a Matrix homeserver that cannot be upgraded.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Configuration file; without one, defaults and environment
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve (the default)
+    Serve,
+    /// Say whether the configuration is good
+    Check,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            // A closed terminal is no reason for another exit code.
+            drop(error.print());
+            return code;
+        }
+    };
+    let config = match load(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Check => {
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("configuration is good");
+            ExitCode::SUCCESS
+        }
+        Command::Serve => match serve(config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, Faults> {
+    // A variable that is not UTF-8 is none of ours, or is found faulty by the mark that takes the place of its bytes.
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    Config::load(file, std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+}
+
+/// Serves until a signal says to stop.
+fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::default();
+        tokio::spawn(on_signals(shutdown.clone())?);
+        open_doors(config, shutdown).await
+    })
+}
+
+/// Binds the doors and runs until drained.
+async fn open_doors(_config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    shutdown.drain.cancelled().await;
+    Ok(())
+}
+
+#[derive(Clone, Default)]
+struct Shutdown {
+    drain: CancellationToken,
+    now: CancellationToken,
+}
+
+/// SIGTERM or SIGINT drains; a second one stops at once.
+fn on_signals(shutdown: Shutdown) -> anyhow::Result<impl Future<Output = ()>> {
+    // Listening begins here and not when the task first runs: a signal between the two would kill the process.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        either(&mut terminate, &mut interrupt).await;
+        shutdown.drain.cancel();
+        either(&mut terminate, &mut interrupt).await;
+        tracing::warn!("a second signal: stopping at once");
+        shutdown.now.cancel();
+    })
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}

@@ -1,6 +1,7 @@
-//! Log format, metrics, and what is never written down: no address, client_secret, token, access token, body or query.
+//! Log format, metrics, and what is never written down: no address, `client_secret`, token, access token, body or query.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
@@ -11,6 +12,34 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{Log, LogFormat, LogLevel};
+
+/// Begins to log to standard error. Others' code logs only warnings, whatever the level: libraries write down addresses
+/// and bodies when asked for more.
+pub fn init(log: &Log) {
+    let level = match log.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let others = level.min(LevelFilter::WARN);
+    let targets = Targets::new().with_target("threepid_shim", level).with_default(others);
+    let lines = layer().with_writer(std::io::stderr);
+    let lines = match log.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+    };
+    if tracing_subscriber::registry().with(lines.with_filter(targets)).try_init().is_err() {
+        tracing::debug!("logging had begun before; it stays as it was");
+    }
+}
 
 /// Ties the client's call, the homeserver's callback, the mail's `Message-ID` and the click together: 16 hexadecimal
 /// digits, in every log line that belongs to them.

@@ -1,1 +1,11 @@
-//! x
+//! What crosses a door, one file per trip.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::allow_attributes,
+    reason = "a test that cannot go on should stop where it stands"
+)]
+
+mod config;

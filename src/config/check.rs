@@ -1,0 +1,265 @@
+//! `RawConfig` → `Config`: what keys must say together. Every fault is collected; a key that is wrong by itself is not
+//! blamed a second time.
+
+mod email;
+
+use std::path::{Path, PathBuf};
+
+use crate::config::fault::{Fault, Faults, Wrong};
+use crate::config::raw::{RawConfig, SmsTransport};
+use crate::config::written::{Given, Sheet, shown};
+use crate::config::{
+    Config, Endpoint, Homeserver, Identity, IdentityTls, Limits, Listen, Log, NamedIdServer, Routes, SessionRules,
+    Shutdown, Store, TlsFiles, Wording, address, named_file,
+};
+
+/// Checks all that was written; relative paths of files to be read begin at `folder`.
+pub(crate) fn check(mut sheet: Sheet, folder: &Path) -> Result<Config, Faults> {
+    let raw = RawConfig::take(&mut sheet);
+    let mut check = Check { sheet, folder, warnings: Vec::new() };
+    let config = check.config(&raw);
+    match config {
+        Some(config) if check.sheet.faults.is_empty() => Ok(Config { warnings: check.warnings, ..config }),
+        Some(_) | None => Err(Faults::sorted(check.sheet.faults)),
+    }
+}
+
+/// The check under way. Its methods give `None` once a fault has been noted.
+pub(crate) struct Check<'a> {
+    sheet: Sheet,
+    folder: &'a Path,
+    warnings: Vec<String>,
+}
+
+impl Check<'_> {
+    fn config(&mut self, raw: &RawConfig) -> Option<Config> {
+        let state_dir = self.beside(&raw.state_dir);
+        self.public_base_url(raw);
+        let listen = self.listen(raw);
+        let shutdown = self.shutdown(raw);
+        let identity = self.identity(raw);
+        self.networks("is believed whatever address it claims", &raw.trusted_proxies);
+        let routes = self.routes(raw);
+        let email = self.email(raw, state_dir.as_deref());
+        let wording = self.wording(raw);
+        self.later_sections(raw);
+        Some(Config {
+            server_name: raw.server_name.value.clone()?,
+            public_base_url: raw.public_base_url.value.clone()?,
+            state_dir: state_dir?,
+            listen: listen?,
+            shutdown: shutdown?,
+            homeserver: Homeserver {
+                address: raw.homeserver_url.value.clone()?,
+                connect_timeout: raw.homeserver_connect_timeout.value?,
+                needs_shim: raw.homeserver_needs_shim.value?,
+            },
+            identity: identity?,
+            trusted_proxies: raw.trusted_proxies.value.clone()?,
+            routes: routes?,
+            session: SessionRules {
+                unvalidated_lifetime: raw.unvalidated_lifetime.value?,
+                validated_lifetime: raw.validated_lifetime.value?,
+                next_link_hosts: raw.next_link_hosts.value.clone()?,
+                hide_existence: raw.hide_existence.value?,
+            },
+            store: raw.store_kind.value.map(|()| Store::Memory)?,
+            email: email?,
+            limits: Limits {
+                request_token_per_ip: raw.request_token_per_ip.value?,
+                request_token_per_address: raw.request_token_per_address.value?,
+                submit_token_per_ip: raw.submit_token_per_ip.value?,
+            },
+            wording: wording?,
+            log: Log { format: raw.log_format.value?, level: raw.log_level.value? },
+            warnings: Vec::new(),
+        })
+    }
+
+    fn public_base_url(&mut self, raw: &RawConfig) {
+        let Some(url) = &raw.public_base_url.value else { return };
+        let Some(authority) = url.origin().strip_prefix("http://") else { return };
+        if !address::split_authority(authority).is_some_and(|(host, _)| address::is_loopback(host)) {
+            self.warn(
+                &raw.public_base_url,
+                "the links in mails and their tokens travel in clear",
+                "write an https URL",
+            );
+        }
+    }
+
+    fn listen(&mut self, raw: &RawConfig) -> Option<Listen> {
+        let doors = [&raw.listen_clients, &raw.listen_identity, &raw.listen_admin];
+        let mut taken: Vec<(&Endpoint, &str)> = Vec::new();
+        for door in doors {
+            for endpoint in door.value.iter().flatten() {
+                if let Some((_, other)) = taken.iter().find(|(other, _)| collide(endpoint, other)) {
+                    let wrong = format!("{:?} is already taken by {other}", endpoint.to_string());
+                    self.fault(door, wrong, "write another port or path");
+                }
+                taken.push((endpoint, door.key));
+            }
+        }
+        for (door, whom) in [(&raw.listen_clients, "clients"), (&raw.listen_identity, "the homeserver")] {
+            if door.value.as_ref().is_some_and(Vec::is_empty) {
+                self.fault(door, format!("is empty, so that {whom} cannot come in"), "write at least one address");
+            }
+        }
+        let tls = self.tls_files(&raw.listen_tls_certificate, &raw.listen_tls_private_key);
+        Some(Listen {
+            clients: raw.listen_clients.value.clone()?,
+            identity: raw.listen_identity.value.clone()?,
+            admin: raw.listen_admin.value.clone()?,
+            tls,
+        })
+    }
+
+    fn shutdown(&mut self, raw: &RawConfig) -> Option<Shutdown> {
+        let grace = raw.shutdown_grace.value?;
+        if grace.as_secs() < 30 {
+            self.warn(&raw.shutdown_grace, "a /sync waits 30 seconds and would be cut", "write \"30s\" or more");
+        }
+        Some(Shutdown { delay: raw.shutdown_delay.value?, grace })
+    }
+
+    fn identity(&mut self, raw: &RawConfig) -> Option<Identity> {
+        self.networks("may ask which addresses have been confirmed", &raw.identity_allowed_peers);
+        let files = self.tls_files(&raw.identity_tls_certificate, &raw.identity_tls_private_key);
+        Some(Identity {
+            name: raw.identity_name.value.clone()?,
+            allowed_peers: raw.identity_allowed_peers.value.clone()?,
+            tls: files.map_or(IdentityTls::Generated, IdentityTls::Files),
+        })
+    }
+
+    /// A network of all addresses is allowed (a sealed container network may want it), but seldom meant.
+    fn networks(&mut self, what: &str, given: &Given<Vec<ipnet::IpNet>>) {
+        for everybody in given.value.iter().flatten().filter(|network| network.prefix_len() == 0) {
+            self.warn(given, format!("with {everybody} everybody {what}"), "write the networks that are meant");
+        }
+    }
+
+    fn routes(&mut self, raw: &RawConfig) -> Option<Routes> {
+        let named_id_server = raw.named_id_server.value;
+        let some_trusted = raw.trusted_id_servers.value.as_ref().is_some_and(|names| !names.is_empty());
+        if some_trusted && named_id_server.is_some_and(|mode| mode != NamedIdServer::Forward) {
+            let wrong = "says nothing unless routes.named_id_server is \"forward\"";
+            self.warn(&raw.trusted_id_servers, wrong, "remove it");
+        }
+        Some(Routes {
+            register_email: raw.register_email.value?,
+            register_msisdn: raw.register_msisdn.value?,
+            password_email: raw.password_email.value?,
+            password_msisdn: raw.password_msisdn.value?,
+            account_3pid_email: raw.account_3pid_email.value?,
+            account_3pid_msisdn: raw.account_3pid_msisdn.value?,
+            versions: raw.versions.value?,
+            named_id_server: named_id_server?,
+            trusted_id_servers: raw.trusted_id_servers.value.clone()?,
+        })
+    }
+
+    fn tls_files(&mut self, certificate: &Given<PathBuf>, private_key: &Given<PathBuf>) -> Option<TlsFiles> {
+        for (present, absent) in [(certificate, private_key), (private_key, certificate)] {
+            if present.is_written() && !absent.is_written() {
+                self.missing(absent, "is missing", format!("write it, or remove {}", present.key));
+            }
+        }
+        let files = (self.beside(certificate), self.beside(private_key));
+        let chain = files.0.as_ref().and_then(|path| self.noted(certificate, named_file::certificates(path)));
+        let key = files.1.as_ref().and_then(|path| self.noted(private_key, named_file::private_key(path)));
+        let key = key.map(|found| self.with_warning(private_key, found));
+        self.noted(certificate, named_file::belong_together(chain?, &key?));
+        Some(TlsFiles { certificate: files.0?, private_key: files.1? })
+    }
+
+    fn ca_file(&mut self, given: &Given<PathBuf>) -> Option<PathBuf> {
+        let path = self.beside(given)?;
+        self.noted(given, named_file::certificates(&path))?;
+        Some(path)
+    }
+
+    fn wording(&mut self, raw: &RawConfig) -> Option<Wording> {
+        let directory = self.beside(&raw.wording_directory);
+        // Writing a default changes nothing: `templates` may be absent, written or not.
+        let may_be_absent = raw.wording_directory.value.as_deref() == Some(Path::new("templates"));
+        let templates = named_file::templates(&directory?, may_be_absent);
+        Some(Wording {
+            templates: self.noted(&raw.wording_directory, templates)?,
+            default_language: raw.default_language.value.clone()?,
+        })
+    }
+
+    /// Keys that are known, because the next version reads them, but decide nothing yet.
+    fn later_sections(&mut self, raw: &RawConfig) {
+        if raw.store_kind.value.is_some() {
+            let why = "is not used while store.kind is \"memory\"";
+            self.unused(&raw.store_url, why);
+            self.unused(&raw.store_password, why);
+            self.unused(&raw.store_password_file, why);
+            self.unused(&raw.store_ca_file, why);
+        }
+        let why = match raw.sms_transport.value {
+            Some(SmsTransport::None) => "is not used while sms.transport is \"none\"",
+            Some(SmsTransport::Log) => "is not used while sms.transport is \"log\"",
+            None => return,
+        };
+        self.unused(&raw.sms_url, why);
+        self.unused(&raw.sms_headers, why);
+        self.unused(&raw.sms_body, why);
+        self.unused(&raw.sms_account, why);
+        self.unused(&raw.sms_token, why);
+        self.unused(&raw.sms_token_file, why);
+        self.unused(&raw.sms_from, why);
+    }
+
+    /// A file to be read: beside the configuration file.
+    fn beside(&self, given: &Given<PathBuf>) -> Option<PathBuf> {
+        given.value.as_ref().map(|path| self.folder.join(path))
+    }
+
+    fn noted<T, V>(&mut self, given: &Given<T>, result: Result<V, Wrong>) -> Option<V> {
+        result.map_err(|wrong| self.fault(given, wrong.wrong, wrong.write)).ok()
+    }
+
+    fn with_warning<T, V>(&mut self, given: &Given<T>, found: named_file::Found<V>) -> V {
+        if let Some(warning) = found.warning {
+            self.warn(given, warning.wrong, warning.write);
+        }
+        found.value
+    }
+
+    fn unused<T>(&mut self, given: &Given<T>, why: &str) {
+        if given.is_written() {
+            self.warn(given, why, "remove it");
+        }
+    }
+
+    fn missing<T>(&mut self, given: &Given<T>, wrong: &str, write: String) {
+        self.fault(given, wrong, write);
+    }
+
+    fn fault<T>(&mut self, given: &Given<T>, wrong: impl Into<String>, write: impl Into<String>) {
+        let fault = self.at(given, Wrong::new(wrong, write));
+        self.sheet.faults.push(fault);
+    }
+
+    fn warn<T>(&mut self, given: &Given<T>, wrong: impl Into<String>, write: impl Into<String>) {
+        let warning = self.at(given, Wrong::new(wrong, write));
+        self.warnings.push(warning.to_string());
+    }
+
+    fn at<T>(&self, given: &Given<T>, wrong: Wrong) -> Fault {
+        let place = given.place.clone().unwrap_or_else(|| self.sheet.nowhere());
+        Fault { key: shown(given.key, &place), place, wrong }
+    }
+}
+
+/// Whether two sockets cannot both be opened: the same one, or all addresses of a family beside one of it. Port 0 is a
+/// new port each time.
+fn collide(a: &Endpoint, b: &Endpoint) -> bool {
+    let (Endpoint::Tcp(a), Endpoint::Tcp(b)) = (a, b) else { return a == b };
+    let same_host =
+        a.ip() == b.ip() || a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+    a.port() != 0 && a.port() == b.port() && same_host
+}
