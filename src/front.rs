@@ -1,0 +1,4 @@
+//! Door 1, for clients.
+
+pub mod forward;
+pub mod versions;
