@@ -1,11 +1,69 @@
 //! Sockets, TLS, hyper, one task per connection, draining; stamps `now` and peer on a request.
 
+mod client_ip;
+mod connection;
+mod drain;
+mod listener;
+mod patience;
+mod reading;
+mod tls;
+
+use std::error::Error;
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::task::JoinSet;
+
 use crate::matrix::Timestamp;
+
+pub use client_ip::client_ip;
+pub(crate) use client_ip::is_trusted;
+pub use drain::Drain;
+pub use listener::{BindError, Listener, Listeners};
+pub use reading::{Ambiguous, one_length};
+pub use tls::{Tls, TlsError};
+
+/// What stands behind a socket: one answer for each request, which has one reading only (see `reading`) and carries a
+/// [`Stamp`], and when it asks for an upgrade the [`Drain`] that a tunnel has to heed.
+pub trait Door: Send + Sync + 'static {
+    /// `From<Bytes>` is how `serve` itself says no.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + From<Bytes>
+        + Send
+        + Unpin
+        + 'static;
+
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// What all connections of one door share.
+#[derive(Clone)]
+pub struct Serving {
+    pub clock: Clock,
+    pub tls: Option<Tls>,
+    pub drain: Drain,
+    /// Connections open now.
+    pub open: Gauge<i64, AtomicI64>,
+    /// Connections that ended by a panic.
+    pub panics: Counter,
+}
+
+/// Serves a door on all its listeners until the drain closes them. Connections live on in the drain's care.
+pub async fn serve<D: Door>(listeners: Vec<Listener>, door: Arc<D>, serving: Serving) {
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        loops.spawn(listener::accept(listener, Arc::clone(&door), serving.clone()));
+    }
+    while loops.join_next().await.is_some() {}
+}
 
 /// What every request carries in its extensions: when its head was read and who sent it.
 #[derive(Debug, Clone, Copy)]

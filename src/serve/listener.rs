@@ -1,0 +1,205 @@
+//! Sockets to listen on, and accepting from them without ever spinning.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream as BlockingUnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::{Clock, Door, Peer, Serving, connection};
+use crate::config::{Endpoint, Listen};
+
+/// How long accepting rests when there are no descriptors or no memory left.
+const BACK_OFF: Duration = Duration::from_millis(50);
+const BACKLOG: i32 = 1024;
+
+/// The sockets of the three doors, and the clock that stamps what comes through them.
+#[derive(Debug)]
+pub struct Listeners {
+    pub clients: Vec<Listener>,
+    pub identity: Vec<Listener>,
+    pub admin: Vec<Listener>,
+    pub clock: Clock,
+}
+
+/// Why an endpoint cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {endpoint}")]
+pub struct BindError {
+    endpoint: String,
+    source: io::Error,
+}
+
+/// A bound socket. A unix socket's file goes with it.
+#[derive(Debug)]
+pub struct Listener(Bound);
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(TcpListener),
+    Unix { listener: UnixListener, _file: SocketFile },
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listeners {
+    /// Binds everything, or says which endpoint would not.
+    pub fn bind(listen: &Listen) -> Result<Self, BindError> {
+        let all = |endpoints: &[Endpoint]| endpoints.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
+        Ok(Self {
+            clients: all(&listen.clients)?,
+            identity: all(&listen.identity)?,
+            admin: all(&listen.admin)?,
+            clock: Clock::system(),
+        })
+    }
+}
+
+impl Listener {
+    pub fn bind(endpoint: &Endpoint) -> Result<Self, BindError> {
+        let (name, bound) = match endpoint {
+            Endpoint::Tcp(address) => (address.to_string(), bind_tcp(*address)),
+            Endpoint::Unix(path) => (format!("unix:{}", path.display()), bind_unix(path)),
+        };
+        bound.map(Self).map_err(|source| BindError { endpoint: name, source })
+    }
+
+    /// The address bound, with the port the system chose; `None` for a unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Bound::Tcp(listener) => listener.local_addr().ok(),
+            Bound::Unix { .. } => None,
+        }
+    }
+
+    async fn next(&self) -> io::Result<Accepted> {
+        match &self.0 {
+            Bound::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+            Bound::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "cannot remove the socket's file");
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into()).map(Bound::Tcp)
+}
+
+/// A file left behind by a process that is gone is replaced; one that somebody answers on is in use.
+fn bind_unix(path: &Path) -> io::Result<Bound> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        if BlockingUnixStream::connect(path).is_ok() {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok(Bound::Unix { listener, _file: SocketFile(path.to_owned()) })
+}
+
+/// Accepts until the drain closes the listener; each connection is a task in the drain's care.
+pub(super) async fn accept<D: Door>(listener: Listener, door: Arc<D>, serving: Serving) {
+    let mut spare = Spare::new();
+    let mut complained = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = serving.drain.closing() => return,
+            accepted = listener.next() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => {
+                spare.refill();
+                start(accepted, Arc::clone(&door), serving.clone());
+            }
+            // The client gave up before we took it.
+            Err(error) if is_of_the_client(&error) => {}
+            Err(error) => {
+                // Once a second: a full descriptor table makes every accept fail.
+                if complained.is_none_or(|at: Instant| at.elapsed() >= Duration::from_secs(1)) {
+                    complained = Some(Instant::now());
+                    tracing::error!(%error, "cannot accept connections");
+                }
+                if !spare.give_up() {
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_of_the_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn start<D: Door>(accepted: Accepted, door: Arc<D>, serving: Serving) {
+    let drain = serving.drain.clone();
+    match accepted {
+        Accepted::Tcp(stream, peer) => {
+            if let Err(error) = tune(&stream) {
+                tracing::debug!(%error, "cannot set socket options");
+            }
+            let peer = Peer::Ip(peer.ip().to_canonical());
+            drain.spawn(connection::serve(stream, peer, door, serving));
+        }
+        Accepted::Unix(stream) => drain.spawn(connection::serve(stream, Peer::Local, door, serving)),
+    }
+}
+
+/// No Nagle; and keep-alive probes, since a client that lost its network sends no FIN and its long-poll would stay.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// One descriptor kept in reserve: with none left it is given up to take one more connection, so that every door,
+/// the health check among them, still answers somebody.
+struct Spare(Option<std::net::UdpSocket>);
+
+impl Spare {
+    fn new() -> Self {
+        let mut spare = Self(None);
+        spare.refill();
+        spare
+    }
+
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok();
+        }
+    }
+
+    /// Whether there was one to give up.
+    fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}

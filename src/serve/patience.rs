@@ -1,0 +1,251 @@
+//! A client's socket as hyper sees it: with time limits on heads and idleness, and without haste when a client that
+//! waits for its answer shuts its sending side.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// A head has to be whole this long after its first byte; the first one, after the connection was made (slowloris).
+const HEAD: Duration = Duration::from_secs(30);
+/// An idle connection is closed after one to two of these: later than Twisted's 60 s, so that a proxy before us that
+/// was set up for the homeserver does not find its connections closed.
+const IDLE: Duration = Duration::from_secs(75);
+/// A FIN says that the client sends no more; whether it still listens only time or a failing write can tell. hyper
+/// would drop the request at once, and the homeserver has to hear of a client that is gone within a second.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// How long to read and discard after we closed, since closing with bytes unread resets the connection, and the reset
+/// can overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+const IDLING: u8 = 0;
+const BUSY: u8 = 1;
+const TUNNEL: u8 = 2;
+
+/// What a connection is doing, shared by its socket and its requests.
+#[derive(Clone, Default)]
+pub(super) struct Phase(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: AtomicU8,
+    requests: AtomicU32,
+}
+
+/// One request on its way, until its answer is written or dropped.
+pub(super) struct Flight(Phase);
+
+impl Phase {
+    pub(super) fn begin(&self) -> Flight {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        self.0.state.store(BUSY, Ordering::Relaxed);
+        Flight(self.clone())
+    }
+
+    fn get(&self) -> u8 {
+        self.0.state.load(Ordering::Relaxed)
+    }
+}
+
+impl Flight {
+    /// From now on the connection is no longer HTTP.
+    pub(super) fn becomes_a_tunnel(&self) {
+        self.0.0.state.store(TUNNEL, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        // A tunnel stays one.
+        let state = &self.0.0.state;
+        if state.load(Ordering::Relaxed) == BUSY {
+            state.store(IDLING, Ordering::Relaxed);
+        }
+    }
+}
+
+pub(super) struct Patient<S> {
+    inner: S,
+    phase: Phase,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The client sends no more.
+    eof: bool,
+    /// A write waits for room: the client is there, only slow.
+    write_blocked: bool,
+    /// When waiting ends: for the rest of a head, or for a client that sends no more.
+    until: Option<Instant>,
+    /// The number of requests begun when `until` was set for a head; another one means that this head is through.
+    requests: u32,
+    /// An idle period was already slept through.
+    idle_before: bool,
+    lingering: Option<Instant>,
+}
+
+impl<S> Patient<S> {
+    pub(super) fn new(inner: S, phase: Phase) -> Self {
+        Self {
+            inner,
+            phase,
+            timer: None,
+            eof: false,
+            write_blocked: false,
+            until: Some(Instant::now() + HEAD),
+            requests: 0,
+            idle_before: false,
+            lingering: None,
+        }
+    }
+
+    /// Ready when `then` has passed; else this task is woken by then.
+    fn poll_until(&mut self, cx: &mut Context<'_>, then: Instant) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(then)));
+        if timer.deadline() > then || timer.is_elapsed() {
+            timer.as_mut().reset(then);
+        }
+        ready!(timer.as_mut().poll(cx));
+        if Instant::now() >= then {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(then);
+        timer.as_mut().poll(cx)
+    }
+
+    /// The client sends no more: shown to hyper at once, or when a waiting client has been quiet long enough.
+    fn poll_eof(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.phase.get() == BUSY {
+            let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            ready!(self.poll_until(cx, until));
+            if !self.write_blocked {
+                break;
+            }
+            self.until = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing came. An EOF of our own making when nothing came for too long.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let requests = self.phase.0.requests.load(Ordering::Relaxed);
+        if requests != self.requests {
+            self.requests = requests;
+            self.until = None;
+        }
+        loop {
+            let state = self.phase.get();
+            if state == TUNNEL {
+                return Poll::Pending;
+            }
+            if let (IDLING, Some(until)) = (state, self.until) {
+                ready!(self.poll_until(cx, until));
+                return Poll::Ready(Ok(()));
+            }
+            // hyper does not read again when a request ends, so this timer also runs while one is on its way.
+            let next = self.timer.as_ref().filter(|timer| !timer.is_elapsed()).map(|timer| timer.deadline());
+            ready!(self.poll_until(cx, next.unwrap_or_else(|| Instant::now() + IDLE)));
+            if state == IDLING && self.idle_before {
+                return Poll::Ready(Ok(()));
+            }
+            self.idle_before = state == IDLING;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.eof {
+            return this.poll_eof(cx);
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+            Poll::Pending => this.poll_quiet(cx),
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                this.idle_before = false;
+                let requests = this.phase.0.requests.load(Ordering::Relaxed);
+                if this.phase.get() == IDLING && (requests != this.requests || this.until.is_none()) {
+                    this.requests = requests;
+                    this.until = Some(Instant::now() + HEAD);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => Poll::Ready(Err(error)),
+            // An EOF, or over TLS one without a farewell.
+            Poll::Ready(Ok(()) | Err(_)) => {
+                this.eof = true;
+                this.until = None;
+                this.poll_eof(cx)
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Patient<S> {
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.write_blocked = result.is_pending();
+        if self.eof && matches!(result, Poll::Ready(Ok(_))) {
+            self.until = None;
+        }
+        result
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
+        if this.phase.get() == TUNNEL {
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = [0; 4096];
+        while !this.eof {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.inner).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    let until = *this.lingering.get_or_insert_with(|| Instant::now() + LINGER);
+                    if Instant::now() >= until {
+                        break;
+                    }
+                }
+                Poll::Ready(_) => this.eof = true,
+                // Only who was still sending is waited for.
+                Poll::Pending => match this.lingering {
+                    Some(until) => return this.poll_until(cx, until).map(Ok),
+                    None => break,
+                },
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,133 @@
+//! One reading or none: a request that two parsers could take for two different ones is refused.
+//!
+//! What hyper and httparse refuse or settle before we see it is listed, row by row, in `tests/it/forward/shapes.rs`.
+
+use http::uri::Authority;
+use http::{HeaderMap, Method, Request, Uri, Version, header};
+
+use crate::matrix::{Errcode, Refusal};
+
+/// What two parsers could disagree about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ambiguous {
+    #[error("Content-Length must be one plain number")]
+    ContentLength,
+    #[error("Content-Length and Transfer-Encoding exclude each other")]
+    TwoLengths,
+    #[error("Transfer-Encoding can only be chunked")]
+    TransferEncoding,
+    #[error("a field name that some servers take for Content-Length or Transfer-Encoding")]
+    Lookalike,
+    #[error("exactly one Host is needed")]
+    HostCount,
+    #[error("Host is not a host")]
+    Host,
+    #[error("the target's authority is not the Host")]
+    Authority,
+    #[error("the target must be a path")]
+    Target,
+    #[error("CONNECT is not served here")]
+    Connect,
+}
+
+impl From<Ambiguous> for Refusal {
+    fn from(ambiguous: Ambiguous) -> Self {
+        Self::bad_request(Errcode::MUnknown, format!("Ambiguous request: {ambiguous}"))
+    }
+}
+
+/// Refuses what has more than one reading; an absolute-form target that agrees with its Host becomes origin-form.
+pub(super) fn settle<B>(request: &mut Request<B>) -> Result<(), Ambiguous> {
+    if *request.method() == Method::CONNECT {
+        return Err(Ambiguous::Connect);
+    }
+    let host = host(request.headers(), request.version())?;
+    let uri = request.uri();
+    if uri.scheme().is_some() || uri.authority().is_some() {
+        let origin = origin_form(uri, host)?;
+        *request.uri_mut() = origin;
+    }
+    one_length(request.headers())
+}
+
+/// At most one length, spelled in the one way that everybody reads alike
+/// ([RFC 9112 §6](https://www.rfc-editor.org/rfc/rfc9112#section-6)). For answers of the homeserver as well.
+pub fn one_length(headers: &HeaderMap) -> Result<(), Ambiguous> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if let Some(length) = length {
+        let digits = length.as_bytes();
+        let plain = digits.iter().all(u8::is_ascii_digit) && !digits.is_empty() && digits.len() < 19;
+        if lengths.next().is_some() || !plain || (digits.len() > 1 && digits.starts_with(b"0")) {
+            return Err(Ambiguous::ContentLength);
+        }
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if length.is_some() {
+            return Err(Ambiguous::TwoLengths);
+        }
+        if codings.next().is_some() || coding.as_bytes() != b"chunked" {
+            return Err(Ambiguous::TransferEncoding);
+        }
+    }
+    // CGI-like servers read `_` as `-`.
+    let lookalike = |name: &str| {
+        matches!(name.len(), 14 | 17)
+            && name.contains('_')
+            && matches!(name.replace('_', "-").as_str(), "content-length" | "transfer-encoding")
+    };
+    if headers.keys().any(|name| lookalike(name.as_str())) {
+        return Err(Ambiguous::Lookalike);
+    }
+    Ok(())
+}
+
+/// The one Host; only HTTP/1.0 may do without.
+fn host(headers: &HeaderMap, version: Version) -> Result<Option<&str>, Ambiguous> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() || (host.is_none() && version != Version::HTTP_10) {
+        return Err(Ambiguous::HostCount);
+    }
+    let Some(host) = host else { return Ok(None) };
+    let host = host.to_str().map_err(|_opaque| Ambiguous::Host)?;
+    if is_host(host) { Ok(Some(host)) } else { Err(Ambiguous::Host) }
+}
+
+/// `name[:port]`, `v4[:port]` or `[v6][:port]`.
+fn is_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((v6, after)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", after),
+            _ => return false,
+        },
+        None => match host.find(':') {
+            Some(at) => host.split_at(at),
+            None => (host, ""),
+        },
+    };
+    let port_fits = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| {
+            port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+        });
+    let name_fits = !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
+    name_fits && port_fits
+}
+
+fn origin_form(uri: &Uri, host: Option<&str>) -> Result<Uri, Ambiguous> {
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(Ambiguous::Target);
+    }
+    let authority = uri.authority().map(Authority::as_str);
+    match (authority, host) {
+        (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host) => {}
+        _ => return Err(Ambiguous::Authority),
+    }
+    let origin = match uri.query() {
+        Some(query) => format!("{}?{query}", uri.path()),
+        None => uri.path().to_owned(),
+    };
+    Uri::try_from(origin).map_err(|_not_a_path| Ambiguous::Target)
+}
