@@ -1,0 +1,264 @@
+//! The words in each language: read, checked for completeness, chosen by `Accept-Language`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::WordingError;
+
+/// The catalogues compiled in, by tag; the first says which words there are. A file more in `config/languages/` and a
+/// row here is a language more.
+const BUILT_IN: [(&str, &str); 1] = [("en", include_str!("../../config/languages/en.json"))];
+
+/// A language there is a catalogue for, as its tag.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Language(Arc<str>);
+
+impl Language {
+    /// The tag, lower case: `en`, `pt-br`. `Wording::language` reads it back.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// This language's `text` (found at `path`) with its `{name}`s filled in.
+    pub(super) fn fill(&self, path: &str, text: &str, fills: &[(&str, &str)]) -> Result<String, WordingError> {
+        filled(text, fills).map_err(|why| fault(format!("{}.json", self.0), format!("{path}: {why}")))
+    }
+}
+
+/// One language's words by dotted key: `mail.register.subject`.
+pub(super) type Catalogue = BTreeMap<String, String>;
+
+pub(super) struct Languages {
+    catalogues: BTreeMap<Language, Catalogue>,
+    /// Once more, so that it is always there.
+    default: (Language, Catalogue),
+}
+
+impl Languages {
+    /// The built-in catalogues, each laid over by the operator's file of the same name (`en.json`); a file for another
+    /// language has to be complete.
+    pub(super) fn new(
+        default: &str,
+        overrides: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, WordingError> {
+        let mut catalogues: BTreeMap<Language, Catalogue> = BTreeMap::new();
+        let mut reference = None;
+        let built_in = BUILT_IN.map(|(tag, source)| (format!("{tag}.json"), source.to_owned()));
+        for (file, source) in built_in.into_iter().chain(overrides) {
+            let tag = file.trim_end_matches(".json").to_ascii_lowercase();
+            let words: Value = serde_json::from_str(&source).map_err(|error| fault(file.clone(), error.to_string()))?;
+            let catalogue = catalogues.entry(Language(tag.into())).or_default();
+            flatten("", &words, catalogue).map_err(|why| fault(file, why))?;
+            reference.get_or_insert_with(|| catalogue.clone());
+        }
+        check_complete(&catalogues, &reference.unwrap_or_default())?;
+        let tag = Language(default.to_ascii_lowercase().into());
+        let Some(words) = catalogues.get(&tag).cloned() else {
+            let known: Vec<&str> = catalogues.keys().map(Language::as_str).collect();
+            return Err(fault(format!("{default}.json"), format!("no such language; there are {}", known.join(", "))));
+        };
+        Ok(Self { catalogues, default: (tag, words) })
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Language> {
+        self.catalogues.keys()
+    }
+
+    /// The words of a language, or of the default one when a reload has taken that language away.
+    pub(super) fn catalogue(&self, language: &Language) -> (&Language, &Catalogue) {
+        let (default, words) = &self.default;
+        self.catalogues.get_key_value(language).unwrap_or((default, words))
+    }
+
+    /// A span in the largest unit that says it exactly: `90 minutes`, `2 hours`, `1 day`.
+    pub(super) fn lifetime(&self, language: &Language, span: Duration) -> Result<String, WordingError> {
+        let minutes = (span.as_secs() / 60).max(1);
+        let (unit, count) = match minutes {
+            days if days % (24 * 60) == 0 => ("day", days / (24 * 60)),
+            hours if hours % 60 == 0 => ("hour", hours / 60),
+            _ => ("minute", minutes),
+        };
+        let path = format!("lifetime.{unit}{}", if count == 1 { "" } else { "s" });
+        let (language, catalogue) = self.catalogue(language);
+        let text = catalogue.get(&path).map_or("", String::as_str);
+        language.fill(&path, text, &[("count", &count.to_string())])
+    }
+
+    /// The best of the languages there are, after RFC 4647 look-up: highest weight first, `de-AT` also finds `de`.
+    pub(super) fn negotiate(&self, accept_language: Option<&str>) -> Language {
+        let mut ranges: Vec<(&str, u16)> =
+            accept_language.unwrap_or_default().split(',').filter_map(weighted).collect();
+        ranges.sort_by_key(|(_, weight)| Reverse(*weight));
+        ranges.into_iter().find_map(|(range, _)| self.find(range)).unwrap_or_else(|| self.default.0.clone())
+    }
+
+    fn find(&self, range: &str) -> Option<Language> {
+        if range == "*" {
+            return Some(self.default.0.clone());
+        }
+        let mut range = range.to_ascii_lowercase();
+        loop {
+            if let Some(found) = self.all().find(|language| language.as_str() == range) {
+                return Some(found.clone());
+            }
+            range.truncate(range.rfind('-')?);
+        }
+    }
+}
+
+/// `de-AT;q=0.8` as its range and thousandths of weight; nothing when it is unwanted (`q=0`) or not understood.
+fn weighted(item: &str) -> Option<(&str, u16)> {
+    let mut parts = item.split(';').map(str::trim);
+    let range = parts.next().filter(|range| !range.is_empty())?;
+    let weight = match parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="))) {
+        None => 1000,
+        Some(written) => thousandths(written)?,
+    };
+    (weight > 0).then_some((range, weight))
+}
+
+/// A `qvalue` of RFC 9110 (`1`, `0.8`, `0.125`) in whole numbers, so that weights compare without rounding.
+fn thousandths(written: &str) -> Option<u16> {
+    let (whole, fraction) = written.split_once('.').unwrap_or((written, ""));
+    if fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let fraction: u16 = format!("{fraction:0<3}").parse().ok()?;
+    match whole {
+        "1" => (fraction == 0).then_some(1000),
+        "0" => Some(fraction),
+        _ => None,
+    }
+}
+
+fn flatten(path: &str, value: &Value, into: &mut Catalogue) -> Result<(), String> {
+    match value {
+        Value::String(words) => {
+            into.insert(path.to_owned(), words.clone());
+            Ok(())
+        }
+        Value::Object(entries) => entries.iter().try_for_each(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            flatten(&path, value, into)
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+            Err(format!("{path}: has to be a string or an object of strings"))
+        }
+    }
+}
+
+fn check_complete(catalogues: &BTreeMap<Language, Catalogue>, reference: &Catalogue) -> Result<(), WordingError> {
+    for (language, catalogue) in catalogues {
+        let file = || format!("{}.json", language.as_str());
+        if let Some(missing) = reference.keys().find(|key| !catalogue.contains_key(*key)) {
+            return Err(fault(file(), format!("{missing}: missing")));
+        }
+        if let Some(unknown) = catalogue.keys().find(|key| !reference.contains_key(*key)) {
+            return Err(fault(file(), format!("{unknown}: there is no such key")));
+        }
+    }
+    Ok(())
+}
+
+/// `text` with its `{name}`s filled in, or which of them is unknown.
+fn filled(text: &str, fills: &[(&str, &str)]) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').ok_or_else(|| "a '{' without its '}'".to_owned())?;
+        let (_, value) =
+            fills.iter().find(|(known, _)| *known == name).ok_or_else(|| format!("{{{name}}} is not known here"))?;
+        out.push_str(before);
+        out.push_str(value);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn fault(file: String, why: String) -> WordingError {
+    WordingError::Language { file, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_german() -> Languages {
+        let (_, english) = BUILT_IN[0];
+        Languages::new("en", [("de.json".to_owned(), english.to_owned())]).unwrap()
+    }
+
+    #[test]
+    fn the_best_language_there_is_answers_accept_language() {
+        let rows = [
+            (None, "en"),
+            (Some(""), "en"),
+            (Some("de"), "de"),
+            (Some("DE-at"), "de"),
+            (Some("fr, de;q=0.5"), "de"),
+            (Some("de;q=0.5, en;q=0.75"), "en"),
+            (Some("de;q=0.501, en;q=0.5"), "de"),
+            (Some("de;q=0, *"), "en"),
+            (Some("*, de;q=0.9"), "en"),
+            (Some("de;q=2, fr"), "en"),
+            (Some("de;q=nonsense"), "en"),
+            (Some(";;;,,--,\u{0}"), "en"),
+            (Some("-"), "en"),
+        ];
+        let languages = with_german();
+        let mut ran = 0;
+        for (accept, expected) in rows {
+            assert_eq!(languages.negotiate(accept).as_str(), expected, "{accept:?}");
+            ran += 1;
+        }
+        assert_eq!(ran, 13);
+    }
+
+    #[test]
+    fn an_override_replaces_single_words() {
+        let over = [("en.json".to_owned(), r#"{"mail":{"open":"Go"}}"#.to_owned())];
+        let languages = Languages::new("en", over).unwrap();
+        let (_, words) = languages.catalogue(&languages.negotiate(None));
+        assert_eq!(words["mail.open"], "Go");
+        assert!(words["confirm.unasked"].contains("close this page"));
+    }
+
+    #[test]
+    fn a_language_with_a_word_missing_or_unknown_is_refused_with_its_file_and_key() {
+        let fault = |file: &str, source: &str| {
+            Languages::new("en", [(file.to_owned(), source.to_owned())]).err().expect("a fault").to_string()
+        };
+        assert_eq!(fault("de.json", "{}"), "de.json: already_confirmed.text: missing");
+        assert_eq!(fault("en.json", r#"{"mial":"x"}"#), "en.json: mial: there is no such key");
+        assert!(fault("en.json", r#"{"mail":{"open":1}}"#).starts_with("en.json: mail.open: has to be a string"));
+        assert!(fault("en.json", "{\n oops").contains("line 2"));
+    }
+
+    #[test]
+    fn an_unknown_default_language_is_refused_and_the_known_ones_are_named() {
+        let fault = Languages::new("xx", []).err().expect("a fault");
+        assert_eq!(fault.to_string(), "xx.json: no such language; there are en");
+    }
+
+    #[test]
+    fn a_lifetime_is_said_in_its_largest_whole_unit() {
+        let languages = Languages::new("en", []).unwrap();
+        let minutes = [(0, "1 minute"), (10, "10 minutes"), (60, "1 hour"), (90, "90 minutes"), (120, "2 hours")];
+        for (minutes, said) in minutes.into_iter().chain([(24 * 60, "1 day"), (48 * 60, "2 days")]) {
+            let span = Duration::from_secs(60 * minutes);
+            assert_eq!(languages.lifetime(&languages.negotiate(None), span).unwrap(), said);
+        }
+    }
+
+    #[test]
+    fn placeholders_are_filled_once_and_unknown_ones_are_faults() {
+        assert_eq!(filled("{a} and {a}{b}", &[("a", "{b}"), ("b", "2")]).as_deref(), Ok("{b} and {b}2"));
+        assert_eq!(filled("{c}", &[]).unwrap_err(), "{c} is not known here");
+        assert_eq!(filled("{c", &[]).unwrap_err(), "a '{' without its '}'");
+    }
+}
