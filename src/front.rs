@@ -6,7 +6,6 @@ pub mod request_token;
 pub mod threepid_creds;
 pub mod versions;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::config::{RouteMode, Shared};
-use crate::matrix::{Medium, Purpose, Refusal, Sid};
+use crate::matrix::{Errcode, Medium, Purpose, Sid};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::Door;
@@ -92,7 +91,9 @@ impl Route {
             Self::RequestToken(Purpose::Account3pid, Medium::Msisdn) => "account_3pid.msisdn",
             Self::ThreepidCreds(Completion::Uia(Purpose::Register)) => "complete.register",
             Self::ThreepidCreds(Completion::Uia(Purpose::Password)) => "complete.password",
-            Self::ThreepidCreds(Completion::Uia(Purpose::Account3pid) | Completion::Account3pid) => "complete.account_3pid",
+            Self::ThreepidCreds(Completion::Uia(Purpose::Account3pid) | Completion::Account3pid) => {
+                "complete.account_3pid"
+            }
             Self::ThreepidCreds(Completion::OtherUia) => "complete.other",
             Self::Confirm(_) => "confirm",
         }
@@ -118,12 +119,13 @@ impl Door for Front {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let route = Route::of(request.method(), request.uri().path());
         let answered = match route {
-            Route::Forward => self.forward.handle(request).await,
             Route::Versions => self.versions.handle(request, self.flag_is_true()).await,
             Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) if self.is_ours(route) => {
                 return self.intercept(route, request).await;
             }
-            Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) => self.forward.handle(request).await,
+            Route::Forward | Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) => {
+                self.forward.handle(request).await
+            }
         };
         answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from))
     }
@@ -157,7 +159,9 @@ impl Front {
         let answered = match route {
             Route::RequestToken(purpose, medium) => self.request_token.handle(request, purpose, medium).await,
             Route::ThreepidCreds(completion) => self.threepid_creds.handle(request, completion).await,
-            Route::Confirm(purpose) => self.confirm.handle(request, purpose).await.map(|page: Response<Bytes>| page.map(Body::from)),
+            Route::Confirm(purpose) => {
+                self.confirm.handle(request, purpose).await.map(|page: Response<Bytes>| page.map(Body::from))
+            }
             Route::Forward | Route::Versions => self.forward.handle(request).await,
         };
         let (outcome, errcode) = match &answered {
@@ -167,12 +171,12 @@ impl Front {
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
         let took = began.elapsed();
         self.metrics.count_intercepted(route.name(), outcome, took);
-        let fault = telemetry::fault(response.status(), errcode.map(|errcode| errcode.as_str()));
+        let fault = telemetry::fault(response.status(), errcode.map(Errcode::as_str));
         tracing::info!(
             route = route.name(),
             outcome,
             status = response.status().as_u16(),
-            errcode = errcode.map(|errcode| errcode.as_str()),
+            errcode = errcode.map(Errcode::as_str),
             sid = response.extensions().get::<Sid>().map(Sid::as_str),
             fault = fault.as_str(),
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

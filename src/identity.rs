@@ -16,7 +16,7 @@ use crate::matrix::{self, ClientSecret, Errcode, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Key, Store};
-use asked::Asked;
+use asked::{Asked, Fields};
 pub use request_token::RequestToken;
 
 /// The largest body a homeserver sends here.
@@ -97,14 +97,14 @@ impl Identity {
     async fn bind(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let body = read(request).await?;
         let refused = || Refusal::bad_request(Errcode::MSessionNotValidated, "No validated session to bind");
-        let fields = asked::fields(&body).ok_or_else(refused)?;
-        let sid = fields("sid").as_deref().and_then(Sid::parse).ok_or_else(refused)?;
-        let client_secret = fields("client_secret").as_deref().and_then(ClientSecret::parse).ok_or_else(refused)?;
+        let fields = Fields::parse(&body).ok_or_else(refused)?;
+        let sid = fields.get("sid").as_deref().and_then(Sid::parse).ok_or_else(refused)?;
+        let client_secret = fields.get("client_secret").as_deref().and_then(ClientSecret::parse).ok_or_else(refused)?;
         let (session, validated_at) = self.tell(&sid, &client_secret).await?.ok_or_else(refused)?;
         let binding = serde_json::json!({
             "medium": session.threepid.medium.as_str(),
             "address": session.threepid.address.expose(),
-            "mxid": fields("mxid").unwrap_or_default(),
+            "mxid": fields.get("mxid").unwrap_or_default(),
             "not_before": validated_at,
             "not_after": validated_at,
             "ts": validated_at,

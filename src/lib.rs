@@ -192,7 +192,12 @@ impl State {
                 Arc::clone(&self.request_token_per_ip),
                 self.clock.clone(),
             ),
-            threepid_creds: ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), self.clock.clone()),
+            threepid_creds: ThreepidCreds::new(
+                Arc::clone(config),
+                Arc::clone(store),
+                forward.clone(),
+                self.clock.clone(),
+            ),
             confirm: Confirm {
                 config: Arc::clone(config),
                 store: Arc::clone(store),

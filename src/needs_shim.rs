@@ -66,7 +66,9 @@ impl NeedsShim {
         let before = self.known.swap(needs, Ordering::Relaxed);
         self.metrics.homeserver_needs_shim.set(needs.into());
         if before && !needs {
-            tracing::warn!("the homeserver has learnt MSC2263: every route is handed over to it; the shim can be removed");
+            tracing::warn!(
+                "the homeserver has learnt MSC2263: every route is handed over to it; the shim can be removed"
+            );
         } else if !before && needs {
             tracing::warn!("the homeserver demands id_server again: the shim's routes are in force");
         }

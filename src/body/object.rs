@@ -45,7 +45,7 @@ impl<'a> Object<'a> {
     /// The object that `bytes` are. A byte order mark, `NaN`, UTF-16 and anything behind the object are not JSON here;
     /// a key that stands twice is refused, since Python reads the last and others the first.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, NotAnObject> {
-        let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_| NotAnObject::NotJson)?;
+        let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_syntax| NotAnObject::NotJson)?;
         Self::of(raw)
     }
 
@@ -54,7 +54,7 @@ impl<'a> Object<'a> {
         if !raw.get().starts_with('{') {
             return Err(NotAnObject::NotObject);
         }
-        let Fields(fields) = serde_json::from_str(raw.get()).map_err(|_| NotAnObject::NotJson)?;
+        let Fields(fields) = serde_json::from_str(raw.get()).map_err(|_syntax| NotAnObject::NotJson)?;
         let fields: Vec<_> = fields.into_iter().map(|(name, value)| (name, Cow::Borrowed(value))).collect();
         let twice =
             |(at, (name, _)): (usize, &(String, _))| fields.iter().skip(at + 1).any(|(other, _)| same(name, other));

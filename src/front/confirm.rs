@@ -161,12 +161,17 @@ impl Answer<'_> {
 
     fn redirect(&self, target: &str) -> Result<Response<Bytes>, Refusal> {
         let mut response = self.page(StatusCode::SEE_OTHER, PageKind::Confirmed, None)?;
-        let location = HeaderValue::from_str(target).map_err(|_| Refusal::internal())?;
+        let location = HeaderValue::from_str(target).map_err(|_unwritable| Refusal::internal())?;
         response.headers_mut().insert(header::LOCATION, location);
         Ok(response)
     }
 
-    fn page(&self, status: StatusCode, kind: PageKind<'_>, next_link: Option<&NextLink>) -> Result<Response<Bytes>, Refusal> {
+    fn page(
+        &self,
+        status: StatusCode,
+        kind: PageKind<'_>,
+        next_link: Option<&NextLink>,
+    ) -> Result<Response<Bytes>, Refusal> {
         let wording = &self.parts.wording;
         let language = wording.language(self.language.as_deref());
         let page = Page { language: &language, server_name: &self.config.server_name, kind };
@@ -187,7 +192,9 @@ fn from_our_page(headers: &HeaderMap, own_origin: &str) -> bool {
     if let Some(site) = headers.get("sec-fetch-site") {
         return site == "same-origin";
     }
-    headers.get(header::ORIGIN).is_none_or(|origin| origin == "null" || origin.as_bytes().eq_ignore_ascii_case(own_origin.as_bytes()))
+    headers
+        .get(header::ORIGIN)
+        .is_none_or(|origin| origin == "null" || origin.as_bytes().eq_ignore_ascii_case(own_origin.as_bytes()))
 }
 
 /// The fields of a page that shows a secret: not cached, not framed, not indexed, no referrer, nothing from elsewhere.
@@ -197,7 +204,7 @@ fn protect(headers: &mut HeaderMap, style_hash: &str, next_link: Option<&str>) -
     let policy = format!(
         "default-src 'none'; style-src '{style_hash}'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'{target}"
     );
-    let policy = HeaderValue::from_str(&policy).map_err(|_| Refusal::internal())?;
+    let policy = HeaderValue::from_str(&policy).map_err(|_unwritable| Refusal::internal())?;
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),

@@ -24,7 +24,7 @@ use asked::Asked;
 /// The largest answer to a requestToken that is read.
 const ANSWER_LIMIT: usize = 64 * 1024;
 /// How long it is remembered which identity server a relayed sid came from; a UIA session lives as long (P§2.4).
-const FOREIGN_SID_LIFETIME: Duration = Duration::from_hours(48);
+const FOREIGN_SID_LIFETIME: Duration = Duration::from_secs(48 * 3600);
 /// With `hide_existence` every answer leaves this long after its request.
 const HIDDEN_ANSWER_AFTER: Duration = Duration::from_secs(1);
 
@@ -139,7 +139,7 @@ enum Outcome {
 impl Exchange {
     /// Runs to its end even when the client goes: the homeserver does, too.
     async fn run_detached(self) -> Result<Response<Body>, Refusal> {
-        let outcome = tokio::spawn(self.run()).await.map_err(|_| Refusal::internal())??;
+        let outcome = tokio::spawn(self.run()).await.map_err(|_panicked| Refusal::internal())??;
         match outcome {
             // What the identity door did counts, whatever the homeserver made of it: Dendrite turns its errors into 500.
             Outcome::Decided(verdict, answer) => {
@@ -159,7 +159,7 @@ impl Exchange {
         let early = tokio::time::timeout_at(leave, tokio::spawn(self.run())).await;
         tokio::time::sleep_until(leave).await;
         match early {
-            Ok(joined) => match joined.map_err(|_| Refusal::internal())?? {
+            Ok(joined) => match joined.map_err(|_panicked| Refusal::internal())?? {
                 Outcome::Homeserver(Err(refusal)) => Err(refusal),
                 Outcome::Homeserver(Ok(answer)) if !tells_existence(&answer) => Ok(answer.map(Body::from)),
                 Outcome::Homeserver(Ok(_)) | Outcome::Decided(..) => Ok(with_sid(sid_answer(&sid), sid)),

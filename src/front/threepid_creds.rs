@@ -27,7 +27,7 @@ const ANSWER_LIMIT: usize = 1024 * 1024;
 /// Between two looks whether another request's reservation has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long an old homeserver remembers a completed stage (Synapse 1.3.1: 48 h in memory, from the last use).
-const UIA_STAGE_LIFETIME: Duration = Duration::from_hours(96);
+const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(96 * 3600);
 
 /// Which endpoint a request with creds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl ThreepidCreds {
         let parts = self.clone();
         let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session };
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
-        tokio::spawn(exchange.run()).await.map_err(|_| Refusal::internal())?
+        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 
     /// The body with `id_server` in creds that lack it, when there are such and the route is ours.

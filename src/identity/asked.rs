@@ -5,7 +5,7 @@ use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};
 
 /// The fields of the homeserver's requestToken that are used; the rest is in the note.
 #[derive(Debug)]
-pub struct Asked {
+pub(super) struct Asked {
     pub(super) threepid: Threepid,
     pub(super) client_secret: ClientSecret,
     pub(super) send_attempt: i64,
@@ -14,10 +14,10 @@ pub struct Asked {
 impl Asked {
     pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let invalid = |error: &'static str| Refusal::bad_request(Errcode::MInvalidParam, error);
-        let fields = fields(body).ok_or_else(|| invalid("The body is neither a JSON object nor a form"))?;
-        let client_secret = fields("client_secret").and_then(|written| ClientSecret::parse(&written));
-        let address = fields("email").and_then(|written| Address::email(&written).ok());
-        let send_attempt = fields("send_attempt").and_then(|written| written.parse().ok());
+        let fields = Fields::parse(body).ok_or_else(|| invalid("The body is neither a JSON object nor a form"))?;
+        let client_secret = fields.get("client_secret").and_then(|written| ClientSecret::parse(&written));
+        let address = fields.get("email").and_then(|written| Address::email(&written).ok());
+        let send_attempt = fields.get("send_attempt").and_then(|written| written.parse().ok());
         Ok(Self {
             threepid: Threepid { medium: Medium::Email, address: address.ok_or_else(|| invalid("email"))? },
             client_secret: client_secret.ok_or_else(|| invalid("client_secret"))?,
@@ -26,19 +26,31 @@ impl Asked {
     }
 }
 
-/// Looks up a field of a JSON object (strings and integers) or of a form; `None` when the body is neither.
-pub(super) fn fields(body: &[u8]) -> Option<Box<dyn Fn(&str) -> Option<String> + Send + Sync + '_>> {
-    if let Ok(object) = Object::parse(body) {
-        return Some(Box::new(move |name| match object.string(name) {
-            Some(text) => Some(text),
-            None => object.get(name).and_then(|raw| raw.get().parse::<i64>().ok()).map(|number| number.to_string()),
-        }));
+/// The body's fields, however they are written.
+pub(super) enum Fields<'a> {
+    Json(Object<'a>),
+    Form(Form),
+}
+
+impl<'a> Fields<'a> {
+    /// `None` when the body is neither a JSON object nor a form.
+    pub(super) fn parse(body: &'a [u8]) -> Option<Self> {
+        if body.first().is_some_and(|first| *first == b'{') {
+            return Object::parse(body).ok().map(Self::Json);
+        }
+        Form::parse(body).map(Self::Form)
     }
-    if body.first().is_some_and(|first| *first == b'{') {
-        return None;
+
+    /// A string, or an integer as one.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Json(object) => {
+                let integer = || object.get(name)?.get().parse::<i64>().ok().map(|number| number.to_string());
+                object.string(name).or_else(integer)
+            }
+            Self::Form(form) => form.get(name).map(str::to_owned),
+        }
     }
-    let form = Form::parse(body)?;
-    Some(Box::new(move |name| form.get(name).map(str::to_owned)))
 }
 
 #[cfg(test)]
@@ -56,7 +68,9 @@ mod tests {
             assert_eq!(asked.client_secret.expose(), "s3cr3t");
             assert_eq!(asked.send_attempt, 2);
         }
-        for body in ["", "{", "[]", "email=a%40b.c&email=a%40b.c&client_secret=s&send_attempt=1", r#"{"email":"a@b.c"}"#] {
+        for body in
+            ["", "{", "[]", "email=a%40b.c&email=a%40b.c&client_secret=s&send_attempt=1", r#"{"email":"a@b.c"}"#]
+        {
             assert!(Asked::parse(body.as_bytes()).is_err(), "{body}");
         }
     }
