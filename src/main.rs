@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use threepid_shim::config::{Config, Faults};
-use threepid_shim::telemetry;
+use threepid_shim::serve::Listeners;
+use threepid_shim::{Shutdown, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// BSD's sysexits.h: the command was used wrongly; something was found in an unconfigured or misconfigured state.
 const USAGE: u8 = 64;
@@ -91,15 +91,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// Binds the doors and runs until drained.
-async fn open_doors(_config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    shutdown.drain.cancelled().await;
+async fn open_doors(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let listeners = Listeners::bind(&config.listen)?;
+    run(config, listeners, shutdown).await?;
     Ok(())
-}
-
-#[derive(Clone, Default)]
-struct Shutdown {
-    drain: CancellationToken,
-    now: CancellationToken,
 }
 
 /// SIGTERM or SIGINT drains; a second one stops at once.

@@ -76,6 +76,12 @@ impl Listener {
         bound.map(Self).map_err(|source| BindError { endpoint: name, source })
     }
 
+    /// A TCP socket that is listening already: a supervisor's, or a test's.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(|listener| Self(Bound::Tcp(listener)))
+    }
+
     /// The address bound, with the port the system chose; `None` for a unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.0 {

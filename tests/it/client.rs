@@ -102,7 +102,8 @@ impl Client {
     /// Completes a registration with creds as they are.
     pub async fn register(&self, username: &str, creds: Value) -> Answer {
         let auth = json!({ "type": "m.login.email.identity", "threepid_creds": creds });
-        self.post("/_matrix/client/r0/register", json!({ "username": username, "password": PASSWORD, "auth": auth })).await
+        self.post("/_matrix/client/r0/register", json!({ "username": username, "password": PASSWORD, "auth": auth }))
+            .await
     }
 
     pub async fn reset_password(&self, new_password: &str, creds: Value) -> Answer {
@@ -194,7 +195,8 @@ fn parse(bytes: &[u8]) -> Answer {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let chunked = headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("transfer-encoding") && value == "chunked");
+    let chunked =
+        headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("transfer-encoding") && value == "chunked");
     let body = if chunked { dechunk(&bytes[end..]) } else { bytes[end..].to_vec() };
     Answer { status, headers, body }
 }

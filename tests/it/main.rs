@@ -5,7 +5,12 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::allow_attributes,
+    unreachable_pub,
     reason = "a test that cannot go on should stop where it stands"
 )]
 
+mod client;
 mod config;
+mod flows;
+mod legacy;
+mod shim;

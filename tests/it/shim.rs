@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 use threepid_shim::config::{Config, Endpoint};
 use threepid_shim::serve::{Clock, Listener, Listeners};
@@ -44,11 +44,14 @@ impl Wanted {
 impl Shim {
     /// In front of the homeserver at `host:port`, known to it by one of the names that [`reserve`] gave.
     pub async fn before(homeserver: &str, identity: TcpListener, wanted: Wanted) -> Self {
+        // A test that fails shows what the shim said.
+        drop(tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::DEBUG).try_init());
         let folder = tempfile::tempdir().unwrap();
         let port = identity.local_addr().unwrap().port();
         let clients = Listener::bind(&free()).unwrap();
         let address = clients.local_addr().unwrap().to_string();
-        let email = wanted.email.unwrap_or_else(|| "transport = \"file\"\nfrom = \"Example <noreply@example.org>\"".into());
+        let email =
+            wanted.email.unwrap_or_else(|| "transport = \"file\"\nfrom = \"Example <noreply@example.org>\"".into());
         let ca = authority();
         let text = format!(
             "server_name = \"example.org\"\npublic_base_url = \"http://{address}\"\nstate_dir = \"{state}\"\n\
@@ -135,11 +138,14 @@ pub fn authority() -> &'static Authority {
         let folder = tempfile::tempdir().unwrap();
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Two certificates of one name would be one to OpenSSL.
+        ca.distinguished_name.push(DnType::CommonName, "threepid-shim test CA");
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let ca_key = KeyPair::generate().unwrap();
         let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let mut leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        leaf.distinguished_name.push(DnType::CommonName, "localhost");
         let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
         let put = |name: &str, text: String| {
             let path = folder.path().join(name);
