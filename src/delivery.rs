@@ -1,30 +1,223 @@
-//! stub
+//! A message to a threepid: delivered, or why not. Says who failed and where, never to whom or with which link.
+
+mod email;
+mod smtp;
+
+use std::fmt;
+use std::io;
+
+use tokio::time::Instant;
+
 use crate::config;
-use crate::matrix::*;
-use crate::telemetry::*;
+use crate::matrix::{Address, Sid, Timestamp};
+use crate::telemetry::{Delivered, Metrics, RequestId};
 use crate::wording::MailText;
+
+use email::Mailer;
+
+/// The way out for mails.
 #[derive(Debug)]
-pub struct Delivery;
+pub struct Delivery {
+    mailer: Mailer,
+    metrics: Metrics,
+}
+
+/// One mail to one address.
+#[derive(Debug, Clone)]
 pub struct Mail {
     pub to: Address,
     pub text: MailText,
     pub sid: Sid,
+    /// Of the client's call that asked for it; becomes part of the `Message-ID`.
     pub request_id: RequestId,
     pub now: Timestamp,
 }
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct DeliveryError;
-impl DeliveryError {
-    pub fn refused_recipient(&self) -> bool {
-        false
+
+/// Where on its way a mail was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading certificates and the sender at the start.
+    Setup,
+    Compose,
+    /// Waiting until fewer than `max_connections` are open.
+    Wait,
+    Dns,
+    Connect,
+    Tls,
+    Ehlo,
+    Auth,
+    MailFrom,
+    Rcpt,
+    Data,
+    Deadline,
+    Outbox,
+}
+
+impl Stage {
+    /// The label in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Compose => "compose",
+            Self::Wait => "wait",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Ehlo => "ehlo",
+            Self::Auth => "auth",
+            Self::MailFrom => "mail_from",
+            Self::Rcpt => "rcpt",
+            Self::Data => "data",
+            Self::Deadline => "deadline",
+            Self::Outbox => "outbox",
+        }
     }
 }
-impl Delivery {
-    pub fn new(_: &config::Email, _: &str, _: Metrics) -> Result<Self, DeliveryError> {
-        Ok(Self)
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
-    pub async fn mail(&self, _m: &Mail) -> Result<(), DeliveryError> {
-        Ok(())
+}
+
+/// Why a mail was not handed over. No variant holds the address or the link: `text` has been scrubbed of both.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    #[error("the mail server refused at stage {stage}: {code} {text}")]
+    Refused { stage: Stage, code: u16, text: String },
+    #[error("the mail server could not be reached at stage {stage}")]
+    Unreachable { stage: Stage, source: io::Error },
+    #[error("the mail server could not prove to be the one that is configured")]
+    Untrusted { source: io::Error },
+    #[error("the mail server cannot be used at stage {stage}: {why}")]
+    Unfit { stage: Stage, why: &'static str },
+    #[error("the mail server took longer than the deadline, at stage {during}")]
+    Deadline { during: Stage },
+    /// Not tried again, since that could deliver it twice.
+    #[error("the mail server took the whole mail and hung up without a word")]
+    Unanswered { source: io::Error },
+    #[error("the mail could not be written as RFC 5322 has it: {why}")]
+    Compose { why: String },
+    #[error("the outbox could not be written")]
+    Outbox { source: io::Error },
+    #[error("{what}: {why}")]
+    Setup { what: String, why: String },
+}
+
+impl DeliveryError {
+    /// Where it failed.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Refused { stage, .. } | Self::Unreachable { stage, .. } | Self::Unfit { stage, .. } => *stage,
+            Self::Untrusted { .. } => Stage::Tls,
+            Self::Deadline { .. } => Stage::Deadline,
+            Self::Unanswered { .. } => Stage::Data,
+            Self::Compose { .. } => Stage::Compose,
+            Self::Outbox { .. } => Stage::Outbox,
+            Self::Setup { .. } => Stage::Setup,
+        }
+    }
+
+    /// Whether the mail server will never take mail for this address: the client's fault, not ours or the server's.
+    pub fn refused_recipient(&self) -> bool {
+        matches!(self, Self::Refused { stage: Stage::Rcpt, code: 500..=599, .. })
+    }
+
+    /// Whether another try may fare better and cannot deliver the mail twice.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { code: 400..=499, .. })
+    }
+
+    /// The error with its causes, for the log.
+    fn chain(&self) -> String {
+        let mut out = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            out.push_str(": ");
+            out.push_str(&error.to_string());
+            cause = error.source();
+        }
+        out
+    }
+}
+
+impl Delivery {
+    /// Reads the certificates to trust; opens no connection. `server_name` names us to the mail server.
+    pub fn new(email: &config::Email, server_name: &str, metrics: Metrics) -> Result<Self, DeliveryError> {
+        Ok(Self { mailer: Mailer::new(email, server_name)?, metrics })
+    }
+
+    /// Hands a mail to the mail server. `Ok` means that the server has taken it.
+    pub async fn mail(&self, mail: &Mail) -> Result<(), DeliveryError> {
+        let began = Instant::now();
+        let result = self.mailer.send(mail).await;
+        self.metrics.delivery_seconds.observe(began.elapsed().as_secs_f64());
+        let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |()| "delivered");
+        self.metrics.delivered.get_or_create(&Delivered { medium: "email", outcome }).inc();
+        if let Err(error) = &result {
+            let (request_id, sid, stage) = (&mail.request_id, mail.sid.as_str(), error.stage());
+            tracing::warn!(%request_id, sid, %stage, error = error.chain(), "mail not handed over");
+        }
+        result
+    }
+}
+
+/// What a mail server said, fit for a log: servers quote the address, and filters quote links.
+fn scrubbed(said: &str, address: &str) -> String {
+    let printable: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
+    let local = address.split('@').next().unwrap_or(address);
+    let words = printable.split_whitespace().map(|word| if is_secret(word, address, local) { "(..)" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn is_secret(word: &str, address: &str, local: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    let link = word.contains("://") || word.contains('=') || word.contains("%3d");
+    let token = word.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| run.len() >= 32);
+    let bare = word.trim_matches(|c: char| "<>()[]{}\"',;:.".contains(c));
+    link || token || word.contains(address) || word.contains('@') || bare == local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_said_is_logged_without_address_and_link() {
+        let rows = [
+            ("5.1.1 <Alice@Example.ORG>: User unknown", "5.1.1 (..) User unknown"),
+            ("no such user alice, sorry", "no such user (..) sorry"),
+            ("RCPT TO:<alice@example.org> refused", "RCPT (..) refused"),
+            ("blocked: https://m.example.org/x?token=1", "blocked: (..)"),
+            ("spam: token%3Dab", "spam: (..)"),
+            (&format!("found {}", "0a".repeat(32)), "found (..)"),
+            ("a\r\nb\u{1b}[31mc", "a b [31mc"),
+            ("2.0.0 Ok: queued as 4Bxyz12345", "2.0.0 Ok: queued as 4Bxyz12345"),
+        ];
+        let mut ran = 0;
+        for (said, logged) in rows {
+            assert_eq!(scrubbed(said, "alice@example.org"), logged);
+            ran += 1;
+        }
+        assert_eq!(ran, 8);
+        assert!(scrubbed(&"é ".repeat(9999), "a@b").len() < 2000);
+    }
+
+    #[test]
+    fn only_a_permanent_refusal_at_rcpt_is_the_recipients() {
+        let refused = |stage, code| DeliveryError::Refused { stage, code, text: String::new() };
+        assert!(refused(Stage::Rcpt, 550).refused_recipient());
+        assert!(!refused(Stage::Rcpt, 450).refused_recipient());
+        assert!(!refused(Stage::Data, 554).refused_recipient());
+        assert!(!DeliveryError::Deadline { during: Stage::Rcpt }.refused_recipient());
+    }
+
+    #[test]
+    fn nothing_whose_fate_is_unknown_is_tried_again() {
+        let lost = || io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(DeliveryError::Unreachable { stage: Stage::Data, source: lost() }.is_passing());
+        assert!(!DeliveryError::Unanswered { source: lost() }.is_passing());
+        assert!(!DeliveryError::Deadline { during: Stage::Data }.is_passing());
+        assert!(!DeliveryError::Untrusted { source: lost() }.is_passing());
     }
 }
