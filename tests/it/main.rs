@@ -12,5 +12,6 @@
 mod client;
 mod config;
 mod flows;
+mod layers;
 mod legacy;
 mod shim;
