@@ -1,16 +1,16 @@
 //! What a validation session may do next: requested → validated → consumed, or expired. No I/O, no clock, no randomness.
 
+mod reservation;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::{ClientSecret, Digest, NextLink, Purpose, Threepid, Timestamp, Token};
 use crate::telemetry::RequestId;
+use reservation::Reservation;
+pub use reservation::{Owner, Reserved, Settled};
 
-/// How long one request may hold a session. Old homeservers give a callback 60 s; this is for a shim that died holding it.
-pub const RESERVATION: Duration = Duration::from_secs(300);
-/// How long the owner of a consumed session may repeat his request, having lost the answer.
-const REPEAT: Duration = Duration::from_secs(600);
 /// How long an expired session is remembered, so that its link says "expired" rather than "unknown".
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 /// Links of one session that are good at the same time; a further mail makes the oldest unusable.
@@ -49,35 +49,6 @@ enum State {
     Consumed { validated: Timestamp, at: Timestamp },
 }
 
-/// Whose session it is once it served: a UIA session, an access token, or one very request; kept as a hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Owner(Digest);
-
-impl Owner {
-    pub fn uia_session(id: &str) -> Self {
-        Self(Digest::of(format!("uia {id}").as_bytes()))
-    }
-
-    pub fn access_token(token: &str) -> Self {
-        Self(Digest::of(format!("token {token}").as_bytes()))
-    }
-
-    /// Creds sent at once, without a UIA session, have no owner but the request itself: its exact repeat.
-    pub fn request(body: &[u8]) -> Self {
-        Self(Digest::of(&[b"request ", body].concat()))
-    }
-}
-
-/// One request's hold on a session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Reservation {
-    holder: RequestId,
-    until: Timestamp,
-    /// The homeserver has been told, under this reservation, that the address is validated.
-    told: bool,
-}
-
 /// The lifetimes of `[session]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
@@ -111,26 +82,6 @@ pub enum Wrong {
 pub enum Submitted {
     First,
     Again,
-}
-
-/// Whether a request may be forwarded with this session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reserved {
-    Granted,
-    /// Another request holds it.
-    Wait,
-    Refused,
-}
-
-/// What the homeserver's answer to a reserved request shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// Nothing came of it.
-    Released,
-    /// The stage is completed in this UIA session, or by this access token.
-    Bound(Owner),
-    /// 2xx: the session has done what it was begun for.
-    Consumed(Owner),
 }
 
 impl Session {
@@ -220,93 +171,21 @@ impl Session {
         }
         Ok(submitted)
     }
-
-    /// Whether `owner` may have a request with this session forwarded on a path for `purpose`, and if so reserves it:
-    /// old homeservers let the last of two simultaneous users have the address (P§2.4).
-    ///
-    /// A session that is not validated yet is granted too: the homeserver's 401 tells the client to keep waiting.
-    pub fn reserve(
-        &mut self,
-        holder: &RequestId,
-        purpose: Purpose,
-        client_secret: Option<&ClientSecret>,
-        owner: &Owner,
-        now: Timestamp,
-    ) -> Reserved {
-        let secret_fits = client_secret.is_none_or(|secret| self.client_secret == secret.digest());
-        let owner_fits = self.owner.as_ref().is_none_or(|bound| bound == owner);
-        if self.purpose != purpose || !secret_fits || !owner_fits || now >= self.expires {
-            return Reserved::Refused;
-        }
-        if let State::Consumed { at, .. } = self.state
-            && now >= at.after(REPEAT)
-        {
-            return Reserved::Refused;
-        }
-        if self.reservation.as_ref().is_some_and(|held| now < held.until) {
-            return Reserved::Wait;
-        }
-        self.reservation = Some(Reservation { holder: holder.clone(), until: now.after(RESERVATION), told: false });
-        Reserved::Granted
-    }
-
-    /// The homeserver asks whether the address is validated: since when, or `None`. Only a request that was let through
-    /// by [`Session::reserve`] gets a yes, whatever another parser makes of its creds.
-    pub fn validated(&self, client_secret: &ClientSecret, now: Timestamp) -> Option<Timestamp> {
-        let reserved = self.reservation.as_ref().is_some_and(|held| now < held.until);
-        if !reserved || self.client_secret != client_secret.digest() || now >= self.expires {
-            return None;
-        }
-        match self.state {
-            State::Requested => None,
-            State::Validated { at } | State::Consumed { validated: at, .. } => Some(at),
-        }
-    }
-
-    /// The homeserver has been told yes under the present reservation.
-    pub fn tell(&mut self) {
-        if let Some(held) = &mut self.reservation {
-            held.told = true;
-        }
-    }
-
-    /// Whether the homeserver was told yes on behalf of this holder.
-    pub fn told(&self, holder: &RequestId) -> bool {
-        self.reservation.as_ref().is_some_and(|held| held.told && held.holder == *holder)
-    }
-
-    /// Ends a reservation with what the answer showed. Another holder's reservation is left alone.
-    pub fn settle(&mut self, holder: &RequestId, settled: Settled, now: Timestamp) {
-        if self.reservation.as_ref().is_none_or(|held| held.holder != *holder) {
-            return;
-        }
-        self.reservation = None;
-        match settled {
-            Settled::Released => {}
-            Settled::Bound(owner) => self.owner = self.owner.take().or(Some(owner)),
-            Settled::Consumed(owner) => {
-                self.owner = self.owner.take().or(Some(owner));
-                if let State::Validated { at: validated } = self.state {
-                    self.state = State::Consumed { validated, at: now };
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::matrix::{Address, Medium};
 
     const LIFETIMES: Lifetimes =
         Lifetimes { unvalidated: Duration::from_secs(3600), validated: Duration::from_secs(86_400) };
 
-    fn at(seconds: u64) -> Timestamp {
+    pub(crate) fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(1_000_000_000 + seconds * 1000)
     }
 
-    fn secret(text: &str) -> ClientSecret {
+    pub(crate) fn secret(text: &str) -> ClientSecret {
         ClientSecret::parse(text).unwrap()
     }
 
@@ -314,7 +193,7 @@ mod tests {
         Token::from_random([n; 32])
     }
 
-    fn id(n: u8) -> RequestId {
+    pub(crate) fn id(n: u8) -> RequestId {
         RequestId::from_random([n; 8])
     }
 
@@ -325,22 +204,17 @@ mod tests {
         Session::begin(threepid, Purpose::Register, &secret("s3cr3t"), id(1), nonce, at(3600))
     }
 
-    fn mailed() -> Session {
+    pub(crate) fn mailed() -> Session {
         let mut session = session();
         session.add_token(&token(1), None, id(1), at(3600));
         session.mailed(1);
         session
     }
 
-    fn validated() -> Session {
+    pub(crate) fn validated() -> Session {
         let mut session = mailed();
         assert_eq!(session.submit(&secret("s3cr3t"), &token(1), at(10), LIFETIMES), Ok(Submitted::First));
         session
-    }
-
-    fn reserve(session: &mut Session, holder: u8, owner: &str, seconds: u64) -> Reserved {
-        let secret = secret("s3cr3t");
-        session.reserve(&id(holder), Purpose::Register, Some(&secret), &Owner::uia_session(owner), at(seconds))
     }
 
     #[test]
@@ -399,74 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn s4_20_a_session_serves_its_own_purpose_only() {
-        let mut session = validated();
-        let owner = Owner::uia_session("u");
-        for purpose in [Purpose::Password, Purpose::Account3pid] {
-            let reserved = session.reserve(&id(1), purpose, Some(&secret("s3cr3t")), &owner, at(20));
-            assert_eq!(reserved, Reserved::Refused);
-        }
-        let reserved = session.reserve(&id(1), Purpose::Register, Some(&secret("other")), &owner, at(20));
-        assert_eq!(reserved, Reserved::Refused);
-        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
-    }
-
-    #[test]
-    fn the_homeserver_is_told_only_under_a_reservation() {
-        let mut session = validated();
-        assert_eq!(session.validated(&secret("s3cr3t"), at(20)), None);
-        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
-        assert_eq!(session.validated(&secret("s3cr3t"), at(20)), Some(at(10)));
-        assert_eq!(session.validated(&secret("other"), at(20)), None);
-        session.settle(&id(1), Settled::Released, at(21));
-        assert_eq!(session.validated(&secret("s3cr3t"), at(21)), None);
-    }
-
-    #[test]
-    fn one_request_at_a_time_holds_a_session_and_the_next_waits() {
-        let mut session = validated();
-        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
-        assert_eq!(reserve(&mut session, 2, "u", 21), Reserved::Wait);
-        session.settle(&id(2), Settled::Consumed(Owner::uia_session("u")), at(22));
-        assert_eq!(reserve(&mut session, 2, "u", 22), Reserved::Wait, "only its holder ends a reservation");
-        session.settle(&id(1), Settled::Released, at(23));
-        assert_eq!(reserve(&mut session, 2, "u", 23), Reserved::Granted);
-        assert_eq!(
-            reserve(&mut session, 3, "u", 23 + 300),
-            Reserved::Granted,
-            "a holder that died is waited for so long"
-        );
-    }
-
-    #[test]
-    fn a_bound_session_is_refused_to_everybody_but_its_owner() {
-        let mut session = validated();
-        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
-        session.settle(&id(1), Settled::Bound(Owner::uia_session("u")), at(21));
-        assert_eq!(reserve(&mut session, 2, "thief", 22), Reserved::Refused);
-        assert_eq!(reserve(&mut session, 3, "u", 22), Reserved::Granted);
-    }
-
-    #[test]
-    fn a_consumed_session_is_answered_again_to_its_owner_for_ten_minutes() {
-        let mut session = validated();
-        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
-        session.settle(&id(1), Settled::Consumed(Owner::uia_session("u")), at(21));
-        assert_eq!(reserve(&mut session, 2, "thief", 22), Reserved::Refused);
-        assert_eq!(reserve(&mut session, 2, "u", 22), Reserved::Granted);
-        assert_eq!(session.validated(&secret("s3cr3t"), at(22)), Some(at(10)));
-        session.settle(&id(2), Settled::Consumed(Owner::uia_session("u")), at(600));
-        assert_eq!(reserve(&mut session, 3, "u", 620), Reserved::Granted, "the repeat counts from the first success");
-        session.settle(&id(3), Settled::Released, at(620));
-        assert_eq!(reserve(&mut session, 4, "u", 621), Reserved::Refused);
-    }
-
-    #[test]
-    fn an_expired_session_is_refused_and_takes_no_requests() {
-        let mut session = mailed();
+    fn an_expired_session_takes_no_requests() {
+        let session = mailed();
         assert!(session.takes_requests(at(3599)));
         assert!(!session.takes_requests(at(3600)));
-        assert_eq!(reserve(&mut session, 1, "u", 3600), Reserved::Refused);
         assert!(!validated().takes_requests(at(11)), "after validation the client begins a new session");
     }
 }

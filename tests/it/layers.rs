@@ -82,7 +82,7 @@ fn table() -> BTreeMap<String, Vec<String>> {
     let rows = docs.lines().filter_map(|line| line.strip_prefix("//! | `"));
     let words = |cell: &str| {
         cell.split('`')
-            .filter(|word| !word.trim().is_empty() && !word.contains(' '))
+            .filter(|word| word.starts_with(char::is_alphabetic) && !word.contains(' '))
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
