@@ -93,7 +93,7 @@ impl fmt::Debug for Token {
 }
 
 /// SHA-256 of something we only have to recognise. Compared in constant time.
-#[derive(Clone, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(String);
 
