@@ -9,9 +9,11 @@
     reason = "a test that cannot go on should stop where it stands"
 )]
 
+mod browser;
 mod client;
 mod config;
 mod flows;
 mod layers;
 mod legacy;
+mod postfix;
 mod shim;
