@@ -36,9 +36,9 @@ async fn every_mail_is_as_rfc_5322_has_it_and_holds_one_link() {
     let known = registered_elsewhere(legacy("1.3.1")).await;
     let unknown = || format!("{}@example.org", unique("headers"));
     let rows = [
-        ("register", unknown(), "Confirm your e-mail address for example.org"),
+        ("register", unknown(), "Confirm your email address for example.org"),
         ("account/password", known, "Reset your password on example.org"),
-        ("account/3pid", unknown(), "Add this e-mail address to your account on example.org"),
+        ("account/3pid", unknown(), "Add this email address to your account on example.org"),
     ];
     let mut message_ids = std::collections::BTreeSet::new();
     for (purpose, email, subject) in rows {
