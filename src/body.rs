@@ -1,5 +1,6 @@
 //! A body read up to a limit, edited as JSON, sent on with the right length. What is not touched keeps its bytes.
 
+mod fields;
 mod form;
 mod object;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+pub use fields::Fields;
 pub use form::Form;
 pub use object::{NotAnObject, Object, elements};
 

@@ -3,6 +3,7 @@
 pub mod confirm;
 pub mod forward;
 pub mod request_token;
+pub mod submit_token;
 pub mod threepid_creds;
 pub mod versions;
 
@@ -13,7 +14,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::config::{RouteMode, Shared};
-use crate::matrix::{Errcode, Medium, Purpose, Sid};
+use crate::matrix::{Errcode, Medium, Purpose, SUBMIT_TOKEN_PATH, Sid};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::Door;
@@ -21,6 +22,7 @@ use crate::telemetry::{self, Metrics, RequestId};
 use confirm::Confirm;
 use forward::{Body, Forward};
 use request_token::RequestToken;
+use submit_token::SubmitToken;
 use threepid_creds::{Completion, ThreepidCreds};
 use versions::Versions;
 
@@ -32,6 +34,7 @@ enum Route {
     RequestToken(Purpose, Medium),
     ThreepidCreds(Completion),
     Confirm(Purpose),
+    SubmitToken,
 }
 
 impl Route {
@@ -43,6 +46,9 @@ impl Route {
             return if method == Method::GET { Self::Versions } else { Self::Forward };
         }
         if rest.starts_with("unstable/threepid_shim/") {
+            if path == SUBMIT_TOKEN_PATH {
+                return Self::SubmitToken;
+            }
             let purpose = Purpose::ALL.into_iter().find(|purpose| purpose.link_path() == path);
             return purpose.map_or(Self::Forward, Self::Confirm);
         }
@@ -96,6 +102,7 @@ impl Route {
             }
             Self::ThreepidCreds(Completion::OtherUia) => "complete.other",
             Self::Confirm(_) => "confirm",
+            Self::SubmitToken => "submit_token",
         }
     }
 }
@@ -111,6 +118,7 @@ pub struct Front {
     pub request_token: RequestToken,
     pub threepid_creds: ThreepidCreds,
     pub confirm: Confirm,
+    pub submit_token: SubmitToken,
 }
 
 impl Door for Front {
@@ -120,12 +128,16 @@ impl Door for Front {
         let route = Route::of(request.method(), request.uri().path());
         let answered = match route {
             Route::Versions => self.versions.handle(request, self.flag_is_true()).await,
-            Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) if self.is_ours(route) => {
+            Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) | Route::SubmitToken
+                if self.is_ours(route) =>
+            {
                 return self.intercept(route, request).await;
             }
-            Route::Forward | Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) => {
-                self.forward.handle(request).await
-            }
+            Route::Forward
+            | Route::RequestToken(..)
+            | Route::ThreepidCreds(_)
+            | Route::Confirm(_)
+            | Route::SubmitToken => self.forward.handle(request).await,
         };
         answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from))
     }
@@ -140,7 +152,7 @@ impl Front {
                 self.needs_shim.get() && mode != RouteMode::Forward
             }
             Route::ThreepidCreds(_) => self.needs_shim.get(),
-            Route::Forward | Route::Versions | Route::Confirm(_) => true,
+            Route::Forward | Route::Versions | Route::Confirm(_) | Route::SubmitToken => true,
         }
     }
 
@@ -162,6 +174,7 @@ impl Front {
             Route::Confirm(purpose) => {
                 self.confirm.handle(request, purpose).await.map(|page: Response<Bytes>| page.map(Body::from))
             }
+            Route::SubmitToken => self.submit_token.handle(request).await.map(|answer| answer.map(Body::from)),
             Route::Forward | Route::Versions => self.forward.handle(request).await,
         };
         let (outcome, errcode) = match &answered {

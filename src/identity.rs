@@ -10,13 +10,13 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-use crate::body::{self, Form};
+use crate::body::{self, Fields, Form};
 use crate::config::Shared;
 use crate::matrix::{self, ClientSecret, Errcode, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Key, Store};
-use asked::{Asked, Fields};
+use asked::Asked;
 pub use request_token::RequestToken;
 
 /// The largest body a homeserver sends here.

@@ -23,6 +23,7 @@
 //! | `front/forward` | `config` `homeserver` `serve` |
 //! | `front/request_token` `front/threepid_creds` | `body` `config` `front/forward` `in_flight` `limit` `random` `serve` `session` `store` |
 //! | `front/versions` | `body` `front/forward` |
+//! | `front/submit_token` | `body` `config` `limit` `serve` `session` `store` |
 //! | `front/confirm` | `body` `config` `limit` `serve` `session` `store` `wording` |
 //! | `identity` | `body` `config` `delivery` `in_flight` `limit` `random` `serve` `session` `store` `wording` |
 //! | `needs_shim` | `config` `front/forward` `front/versions` |
@@ -68,6 +69,7 @@ use front::Front;
 use front::confirm::Confirm;
 use front::forward::Forward;
 use front::request_token::RequestToken;
+use front::submit_token::SubmitToken;
 use front::threepid_creds::ThreepidCreds;
 use front::versions::Versions;
 use identity::Identity;
@@ -203,6 +205,12 @@ impl State {
                 store: Arc::clone(store),
                 clock: self.clock.clone(),
                 wording: Arc::clone(&self.wording),
+                per_ip: Arc::clone(&self.submit_token_per_ip),
+            },
+            submit_token: SubmitToken {
+                config: Arc::clone(config),
+                store: Arc::clone(store),
+                clock: self.clock.clone(),
                 per_ip: Arc::clone(&self.submit_token_per_ip),
             },
         }
