@@ -29,11 +29,15 @@ pub struct Front {
 pub enum Mode {
     Forward,
     /// `/_matrix/client/versions` through `Versions`.
-    Versions { flag: bool },
+    Versions {
+        flag: bool,
+    },
     /// The body is read first, as on intercepted paths.
     Relay,
     /// The answer is read as well.
-    Ask { limit: usize },
+    Ask {
+        limit: usize,
+    },
     Panic,
 }
 
@@ -78,12 +82,7 @@ impl Front {
         Self::with_shutdown(homeserver, mode, trusted, &shutdown)
     }
 
-    pub fn with_shutdown(
-        homeserver: &config::Homeserver,
-        mode: Mode,
-        trusted: &[&str],
-        shutdown: &Shutdown,
-    ) -> Self {
+    pub fn with_shutdown(homeserver: &config::Homeserver, mode: Mode, trusted: &[&str], shutdown: &Shutdown) -> Self {
         let clients = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
         let listen = Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None };
         let listeners = Listeners::bind(&listen).unwrap();

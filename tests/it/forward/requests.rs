@@ -138,7 +138,10 @@ fn fields() -> Vec<(String, Becomes)> {
         (field("TE: gzip, trailers\r\n"), Bytes(field("TE: trailers\r\n"))),
         (field("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMA\r\n"), Bytes(field(""))),
         (field("Upgrade: websocket\r\n"), Bytes(field(""))),
-        (post("Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n", "hi"), Bytes(post("Content-Length: 2\r\n", "hi"))),
+        (
+            post("Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 2\r\n", "hi"),
+            Bytes(post("Content-Length: 2\r\n", "hi")),
+        ),
         (field("Host: example.org\r\n"), Refused),
         (field("Transfer_Encoding: chunked\r\n"), Refused),
         (field("Content_Length: 3\r\n"), Refused),
@@ -186,19 +189,25 @@ fn bodies() -> Vec<(String, Becomes)> {
         (post("Expect: something-else\r\nContent-Length: 2\r\n", "hi"), Same),
         (post("Expect: 100-continue\r\nContent-Length: 0\r\n", ""), Same),
         (
-            post("Trailer: X-Sum\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n", "2\r\nhi\r\n0\r\nx-sum: 1\r\n\r\n"),
+            post(
+                "Trailer: X-Sum\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n",
+                "2\r\nhi\r\n0\r\nx-sum: 1\r\n\r\n",
+            ),
             Same,
         ),
         (post(chunked, "005;ext=1\r\nhello\r\n0;last\r\n\r\n"), Bytes(post(chunked, "5\r\nhello\r\n0\r\n\r\n"))),
         (post(chunked, "0\r\nx-unannounced: 1\r\n\r\n"), Bytes(post(chunked, "0\r\n\r\n"))),
         // One reading is left: hyper keeps one of two equal lengths.
-        (
-            post("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"),
-            Bytes(post("Content-Length: 2\r\n", "hi")),
-        ),
+        (post("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"), Bytes(post("Content-Length: 2\r\n", "hi"))),
         // One reading is left: hyper takes the coding, drops the length, and closes the connection behind it.
-        (post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "2\r\nhi\r\n0\r\n\r\n"), Bytes(post(chunked, "2\r\nhi\r\n0\r\n\r\n"))),
-        (post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "2\r\nhi\r\n0\r\n\r\n"), Bytes(post(chunked, "2\r\nhi\r\n0\r\n\r\n"))),
+        (
+            post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "2\r\nhi\r\n0\r\n\r\n"),
+            Bytes(post(chunked, "2\r\nhi\r\n0\r\n\r\n")),
+        ),
+        (
+            post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "2\r\nhi\r\n0\r\n\r\n"),
+            Bytes(post(chunked, "2\r\nhi\r\n0\r\n\r\n")),
+        ),
         (post("Content-Length: 2\r\nContent-Length: 3\r\n", "hi!"), Unread(400)),
         (post("Content-Length: 2, 2\r\n", "hi"), Unread(400)),
         (post("Content-Length: +2\r\n", "hi"), Unread(400)),
