@@ -2,6 +2,11 @@
 
 mod answers;
 mod door;
+mod draining;
+mod homes;
 mod requests;
+mod streams;
+mod tunnels;
 
-pub use door::Front;
+pub use door::{Front, Mode};
+pub use homes::gzip;

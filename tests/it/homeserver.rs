@@ -55,8 +55,13 @@ impl Homeserver {
 
     /// Answers every request with what the function makes of it.
     pub async fn with(answer: impl Fn(&Raw) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await
+    }
+
+    /// As `with`, at an address of one's own.
+    pub async fn at(address: SocketAddr, answer: impl Fn(&Raw) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let answer = Arc::new(answer);
-        Self::scripted(move |mut conversation| {
+        Self::scripted_at(address, move |mut conversation| {
             let answer = Arc::clone(&answer);
             async move {
                 while let Some(request) = conversation.request().await {
@@ -73,7 +78,15 @@ impl Homeserver {
         F: Fn(Conversation) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::scripted_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    async fn scripted_at<F, Fut>(address: SocketAddr, script: F) -> Self
+    where
+        F: Fn(Conversation) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let record = Arc::<Record>::default();
         let recorder = Arc::clone(&record);
@@ -223,6 +236,11 @@ impl Conversation {
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         // The other side may have closed, which is the test's to notice.
         self.stream.write_all(bytes.as_ref()).await.ok();
+    }
+
+    /// Whether the other side still takes bytes.
+    pub async fn writes(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
     }
 
     /// No more from this side.
