@@ -1,5 +1,6 @@
 //! threepid-shim gives MSC2263 to a Matrix homeserver that cannot be upgraded.
 
+pub mod certificates;
 pub mod config;
 pub mod front;
 pub mod homeserver;
