@@ -2,6 +2,7 @@
 
 mod answers;
 mod door;
+mod doors;
 mod draining;
 mod homes;
 mod requests;

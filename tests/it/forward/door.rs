@@ -12,7 +12,7 @@ use threepid_shim::config::{self, Endpoint, Listen, Shutdown};
 use threepid_shim::front::forward::{Body, Forward};
 use threepid_shim::front::versions::Versions;
 use threepid_shim::matrix::Refusal;
-use threepid_shim::serve::{self, Clock, Door, Drain, Listeners, Serving};
+use threepid_shim::serve::{self, Clock, Door, Drain, Listener, Listeners, Serving, Tls};
 use threepid_shim::telemetry::Metrics;
 
 use crate::homeserver::{Conversation, Homeserver, Raw, soon};
@@ -86,19 +86,37 @@ impl Front {
         let clients = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
         let listen = Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None };
         let listeners = Listeners::bind(&listen).unwrap();
-        let address = listeners.clients[0].local_addr().unwrap();
+        Self::serve(listeners.clients, None, homeserver, mode, trusted, shutdown)
+    }
+
+    /// On sockets of one's own.
+    pub fn on(listeners: Vec<Listener>, tls: Option<Tls>, homeserver: &config::Homeserver, mode: Mode) -> Self {
+        let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
+        Self::serve(listeners, tls, homeserver, mode, &[], &shutdown)
+    }
+
+    fn serve(
+        listeners: Vec<Listener>,
+        tls: Option<Tls>,
+        homeserver: &config::Homeserver,
+        mode: Mode,
+        trusted: &[&str],
+        shutdown: &Shutdown,
+    ) -> Self {
+        // A unix socket has no address.
+        let address = listeners[0].local_addr().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
         let metrics = Metrics::new();
         let drain = Drain::new(shutdown);
         let serving = Serving {
             clock: Clock::system(),
-            tls: None,
+            tls,
             drain: drain.clone(),
             open: metrics.open_connections.clone(),
             panics: metrics.panics.clone(),
         };
         let forward = Forward::new(homeserver, &trusted, metrics.clone());
-        tokio::spawn(serve::serve(listeners.clients, Arc::new(Plain { forward, mode }), serving));
+        tokio::spawn(serve::serve(listeners, Arc::new(Plain { forward, mode }), serving));
         Self { address, drain, metrics }
     }
 
