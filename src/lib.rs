@@ -107,9 +107,10 @@ pub enum RunError {
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
     let state = State::make(config, listeners.clock.clone())?;
-    let identity_tls = certificates::identity(&state.config.load())?;
-    let client_tls = state.config.load().listen.tls.as_ref().map(Tls::read).transpose()?.map(Tls::new);
-    let drain = Drain::new(&state.config.load().shutdown);
+    let settings = state.config.load_full();
+    let identity_tls = certificates::identity(&settings.identity, &settings.state_dir)?;
+    let client_tls = settings.listen.tls.as_ref().map(Tls::read).transpose()?.map(Tls::new);
+    let drain = Drain::new(&settings.shutdown);
     let serving = Serving {
         clock: state.clock.clone(),
         tls: None,

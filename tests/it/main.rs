@@ -4,14 +4,18 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::missing_panics_doc,
     clippy::allow_attributes,
     unreachable_pub,
-    reason = "a test that cannot go on should stop where it stands"
+    reason = "a test that cannot go on should stop where it stands, and its helpers are shared inside this crate only"
 )]
 
 mod client;
 mod config;
 mod flows;
+mod forward;
+mod homeserver;
 mod layers;
 mod legacy;
 mod shim;
+mod versions;
