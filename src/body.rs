@@ -43,6 +43,12 @@ where
     }
 }
 
+/// Whether a body may be looked into in passing: its length is told and small, and it is not encoded.
+pub fn is_short(headers: &HeaderMap, limit: usize) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.is_some_and(|length| length <= limit) && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
 /// Old homeservers do not decode bodies: a plain body labelled `gzip` would be read by them and not by us.
 pub fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
     let plain = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");

@@ -22,6 +22,8 @@
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` |
 //! | `front/request_token` `front/threepid_creds` | `body` `config` `front/forward` `in_flight` `limit` `random` `serve` `session` `store` |
+//! | `front/route` | `front/separate_add` `front/threepid_creds` |
+//! | `front/separate_add` | `body` `front/forward` `front/threepid_creds` |
 //! | `front/versions` | `body` `front/forward` |
 //! | `front/submit_token` | `body` `config` `limit` `serve` `session` `store` |
 //! | `front/confirm` | `body` `config` `limit` `serve` `session` `store` `wording` |
@@ -69,6 +71,7 @@ use front::Front;
 use front::confirm::Confirm;
 use front::forward::Forward;
 use front::request_token::RequestToken;
+use front::separate_add::SeparateAdd;
 use front::submit_token::SubmitToken;
 use front::threepid_creds::ThreepidCreds;
 use front::versions::Versions;
@@ -182,6 +185,8 @@ impl State {
 
     fn front(&self) -> Front {
         let (config, store, forward) = (&self.config, &self.store, &self.forward);
+        let threepid_creds =
+            ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), self.clock.clone());
         Front {
             config: Arc::clone(config),
             needs_shim: self.needs_shim.clone(),
@@ -195,12 +200,8 @@ impl State {
                 Arc::clone(&self.request_token_per_ip),
                 self.clock.clone(),
             ),
-            threepid_creds: ThreepidCreds::new(
-                Arc::clone(config),
-                Arc::clone(store),
-                forward.clone(),
-                self.clock.clone(),
-            ),
+            separate_add: SeparateAdd::new(forward.clone(), threepid_creds.clone()),
+            threepid_creds,
             confirm: Confirm {
                 config: Arc::clone(config),
                 store: Arc::clone(store),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::matrix::{ClientSecret, Digest, Medium, NextLink, Purpose, Threepid, Timestamp, Token};
 use crate::telemetry::RequestId;
 use reservation::Reservation;
-pub use reservation::{Owner, Reserved, Settled};
+pub use reservation::{Owner, Reserved, Settled, Told};
 
 /// How long an expired session is remembered, so that its link says "expired" rather than "unknown".
 const REMEMBERED: Duration = Duration::from_secs(86_400);

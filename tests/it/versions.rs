@@ -151,13 +151,13 @@ async fn it_is_asked_for_whole_and_plain_with_any_query() {
 }
 
 #[test]
-fn only_the_flag_or_r0_6_0_alone_prove_that_a_homeserver_has_learnt() {
+fn only_the_flag_or_exactly_r0_6_0_prove_that_a_homeserver_has_learnt() {
     let rows = [
         (r#"{"versions":["r0.6.0"]}"#, Some(true)),
         (r#"{"versions":["r0.5.0"],"unstable_features":{"m.require_identity_server":false}}"#, Some(true)),
         (r#"{"versions":["r0.5.0"],"unstable_features":{"m.require_identity_server":true}}"#, Some(false)),
         (r#"{"versions":["r0.5.0"],"unstable_features":{"m.require_identity_server":"false"}}"#, Some(false)),
-        (r#"{"versions":["r0.5.0","r0.6.0"]}"#, Some(false)),
+        (r#"{"versions":["r0.5.0","r0.6.0"]}"#, Some(true)),
         (r#"{"versions":["r0.6.1"]}"#, Some(false)),
         (r#"{"versions":["v1.1","v1.2"]}"#, Some(false)),
         (r#"{"versions":[]}"#, Some(false)),

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use threepid_shim::config::{self, Endpoint, Listen, Shutdown};
 use threepid_shim::front::forward::{Body, Forward};
-use threepid_shim::front::versions::Versions;
+use threepid_shim::front::versions::{Features, Versions};
 use threepid_shim::matrix::Refusal;
 use threepid_shim::serve::{self, Clock, Door, Drain, Listener, Listeners, Serving, Tls};
 use threepid_shim::telemetry::Metrics;
@@ -52,7 +52,10 @@ impl Door for Plain {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let answer = match self.mode {
             Mode::Forward => self.forward.handle(request).await,
-            Mode::Versions { flag } => Versions::new(self.forward.clone()).handle(request, flag).await,
+            Mode::Versions { flag } => {
+                let features = Features { no_identity_server_required: flag, separate_add_and_bind: false };
+                Versions::new(self.forward.clone()).handle(request, features).await
+            }
             Mode::Relay => {
                 let (head, body) = read(request).await;
                 self.forward.relay(&head, body).await
