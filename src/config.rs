@@ -306,6 +306,10 @@ pub struct SmtpLogin {
 pub struct Secret(pub(crate) String);
 
 impl Secret {
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
     pub fn expose(&self) -> &str {
         &self.0
     }

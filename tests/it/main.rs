@@ -12,10 +12,12 @@
 
 mod client;
 mod config;
+mod email;
 mod flows;
 mod forward;
 mod homeserver;
 mod layers;
 mod legacy;
+mod mailbox;
 mod shim;
 mod versions;

@@ -53,9 +53,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     /// The message and its final dot. From the dot on a lost connection leaves the message's fate unknown.
     pub(super) async fn message(&mut self, bytes: &[u8]) -> Result<Reply, DeliveryError> {
         self.write(Stage::Data, &stuffed(bytes)).await?;
-        let unanswered = |error| match error {
-            DeliveryError::Unreachable { source, .. } => DeliveryError::Unanswered { source },
-            known => known,
+        let unanswered = |error| {
+            if let DeliveryError::Unreachable { source, .. } = error {
+                return DeliveryError::Unanswered { source };
+            }
+            error
         };
         self.write(Stage::Data, b".\r\n").await.map_err(unanswered)?;
         self.reply(Stage::Data, 2).await.map_err(unanswered)
