@@ -11,11 +11,20 @@
 )]
 
 mod client;
+mod completion;
 mod config;
 mod flows;
 mod forward;
 mod homeserver;
+mod identity;
 mod layers;
 mod legacy;
+mod limits;
+mod mailbox;
+mod operations;
+mod policies;
+mod process;
+mod request_token;
+mod secure;
 mod shim;
 mod versions;
