@@ -11,13 +11,21 @@
 )]
 
 mod client;
+mod completion;
 mod config;
 mod email;
 mod flows;
 mod forward;
 mod homeserver;
+mod identity;
 mod layers;
 mod legacy;
+mod limits;
 mod mailbox;
+mod operations;
+mod policies;
+mod process;
+mod request_token;
+mod secure;
 mod shim;
 mod versions;
