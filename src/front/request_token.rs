@@ -73,7 +73,7 @@ impl RequestToken {
     }
 
     /// `observe`: the request goes on as it came, and what `handle` would have done is counted.
-    pub async fn observe(&self, request: Request<Incoming>, medium: Medium) -> Result<Response<Body>, Refusal> {
+    pub async fn observe(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         if !body::is_short(request.headers(), body::REQUEST_TOKEN_LIMIT) {
             return self.forward.handle(request).await;
         }

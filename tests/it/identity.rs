@@ -165,10 +165,15 @@ async fn a_validated_address_is_told_only_while_its_owners_request_is_on_its_way
     let unknown = format!("shim_{}", "0".repeat(sid.len() - 5));
     for (sid, secret) in [(sid.as_str(), "other"), (&unknown, "secret"), ("4711", "secret"), ("", ""), (&sid, "%20")] {
         let said = ask(sid, secret).await;
-        assert!(["M_SESSION_NOT_VALIDATED", "M_NO_VALID_SESSION"].contains(&said["errcode"].as_str().unwrap()), "{said}");
+        assert!(
+            ["M_SESSION_NOT_VALIDATED", "M_NO_VALID_SESSION"].contains(&said["errcode"].as_str().unwrap()),
+            "{said}"
+        );
         assert!(said.get("address").is_none() && said["error"].is_string());
     }
-    for query in ["sid=x&sid=y&client_secret=s", "sid=x&client_secret=s&client_secret=t", "sid=x&client_secret=s&x=1&x=2"] {
+    for query in
+        ["sid=x&sid=y&client_secret=s", "sid=x&client_secret=s&client_secret=t", "sid=x&client_secret=s&x=1&x=2"]
+    {
         let answer = call(&caller.door, "GET", &format!("{API}3pid/getValidated3pid?{query}"), "", "").await;
         assert_eq!(answer.verdict(), (400, "M_INVALID_PARAM".into()), "{query}");
     }
@@ -178,7 +183,10 @@ async fn a_validated_address_is_told_only_while_its_owners_request_is_on_its_way
 async fn bind_is_answered_for_a_validated_session_alone_and_everything_else_is_not_there() {
     // While a completion is on its way, the homeserver binds as Synapse 1.3.1 (JSON) and 0.99 (form) do.
     for (kind, write) in [
-        (JSON, (|sid| json!({ "sid": sid, "client_secret": "secret", "mxid": "@a:b" }).to_string()) as fn(&str) -> String),
+        (
+            JSON,
+            (|sid| json!({ "sid": sid, "client_secret": "secret", "mxid": "@a:b" }).to_string()) as fn(&str) -> String,
+        ),
         (FORM, |sid| format!("sid={sid}&client_secret=secret&mxid=%40a%3Ab")),
     ] {
         let doors = Reserved::new(1);
@@ -209,7 +217,10 @@ async fn bind_is_answered_for_a_validated_session_alone_and_everything_else_is_n
         assert_eq!(client.register("a", creds(&sid, "secret")).await.status, 400, "not validated");
         client.click(&shim.link(&sid)).await;
         let bound = client.register("a", creds(&sid, "secret")).await.ok();
-        assert_eq!((&bound["medium"], &bound["address"], &bound["mxid"]), (&json!("email"), &json!("a@example.org"), &json!("@a:b")));
+        assert_eq!(
+            (&bound["medium"], &bound["address"], &bound["mxid"]),
+            (&json!("email"), &json!("a@example.org"), &json!("@a:b"))
+        );
         let later = call(&name, "POST", &format!("{API}3pid/bind"), kind, &write(&sid)).await;
         assert_eq!(later.verdict(), (400, "M_SESSION_NOT_VALIDATED".into()), "nothing is on its way");
 
@@ -233,7 +244,13 @@ async fn bind_is_answered_for_a_validated_session_alone_and_everything_else_is_n
             assert_eq!(answer.verdict(), (404, "M_UNRECOGNIZED".into()), "{method} {path}");
             rows += 1;
         }
-        for path in ["/", "/_matrix/identity/v2/account", "/_matrix/client/versions", &request_token_path("register"), "/metrics"] {
+        for path in [
+            "/",
+            "/_matrix/identity/v2/account",
+            "/_matrix/client/versions",
+            &request_token_path("register"),
+            "/metrics",
+        ] {
             let answer = call(&name, "POST", path, JSON, "{}").await;
             assert_eq!(answer.verdict(), (404, "M_UNRECOGNIZED".into()), "{path}");
             rows += 1;

@@ -110,7 +110,8 @@ async fn until_draining(process: &Process) {
 async fn sigterm_fails_readiness_first_then_finishes_what_is_open_and_ends_with_0() {
     let (homeserver, let_go) = slow_sync().await;
     let door = Reserved::new(1).take();
-    let process = Process::start(&homeserver.address.to_string(), door, "[shutdown]\ndelay = \"700ms\"\n").serving().await;
+    let process =
+        Process::start(&homeserver.address.to_string(), door, "[shutdown]\ndelay = \"700ms\"\n").serving().await;
     assert_eq!(process.readiness().await, 200);
     let sync = open_sync(&process, &homeserver).await;
     process.terminate();
@@ -214,7 +215,8 @@ async fn every_intercepted_request_is_one_line_and_one_id_ties_call_mail_and_cli
     process.logged(|line| line["request_id"] == id && line["message"] == "the homeserver asked for a mail").await;
 
     let (log, token) = (process.log(), link.split("token=").nth(1).unwrap().split('&').next().unwrap());
-    for private in [&email, &secret, token, login["access_token"].as_str().unwrap(), PASSWORD, "example.org/", "?sid="] {
+    for private in [&email, &secret, token, login["access_token"].as_str().unwrap(), PASSWORD, "example.org/", "?sid="]
+    {
         assert!(!log.contains(private), "{private} is in\n{log}");
     }
     let _: &Answer = &client.get("/_matrix/client/versions").await;

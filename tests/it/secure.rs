@@ -91,7 +91,8 @@ impl Caller {
                         keep.lock().unwrap().extend(told.clone());
                     }
                     if let Some(creds) = creds_of(&request) {
-                        let [sid, secret] = ["sid", "client_secret"].map(|field| creds[field].as_str().unwrap_or_default());
+                        let [sid, secret] =
+                            ["sid", "client_secret"].map(|field| creds[field].as_str().unwrap_or_default());
                         told = Some(get_validated_3pid(&name, sid, secret).await);
                         keep.lock().unwrap().extend(told.clone());
                     }
@@ -188,7 +189,8 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, calls: Arc<Mutex<Vec<St
         json!({ "sid": format!("{sid}-{email}") })
     } else {
         let sid = target.split("sid=").nth(1).unwrap_or_default().split('&').next().unwrap();
-        let address = sid.split_once('-').map_or_else(String::new, |(_, email)| email.replace("%3D", "=").replace('=', "@"));
+        let address =
+            sid.split_once('-').map_or_else(String::new, |(_, email)| email.replace("%3D", "=").replace('=', "@"));
         json!({ "medium": "email", "address": address, "validated_at": 1 })
     };
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";

@@ -49,7 +49,8 @@ async fn creds_that_forget_their_identity_server_are_sent_to_the_one_their_sid_c
 
     // Old homeservers look at creds wherever there is user-interactive auth, before they ask for the password.
     let auth = json!({ "type": EMAIL_STAGE, "threepid_creds": creds(&sid, &secret) });
-    for (method, endpoint) in [("POST", "account/deactivate"), ("POST", "delete_devices"), ("DELETE", "devices/OTHER")] {
+    for (method, endpoint) in [("POST", "account/deactivate"), ("POST", "delete_devices"), ("DELETE", "devices/OTHER")]
+    {
         let before = theirs.calls().len();
         let body = json!({ "auth": auth, "devices": [] }).to_string();
         let answer = user.send(method, &format!("/_matrix/client/r0/{endpoint}"), body.as_bytes()).await;
@@ -107,9 +108,15 @@ const OURS: [(&str, &str, &str); 3] = [
 ];
 
 const FOREIGN: [(&str, &str); 8] = [
-    (r#"{"sid":"4711","client_secret":"secret"}"#, r#"{"sid":"4711","client_secret":"secret","id_server":"vector.im"}"#),
+    (
+        r#"{"sid":"4711","client_secret":"secret"}"#,
+        r#"{"sid":"4711","client_secret":"secret","id_server":"vector.im"}"#,
+    ),
     (r#"{"id_server":null,"sid":"4711","x":1E2}"#, r#"{"id_server":"vector.im","sid":"4711","x":1E2}"#),
-    (r#"[{"sid":"4711"},{"sid":"4712"}]"#, r#"[{"sid":"4711","id_server":"vector.im"},{"sid":"4712","id_server":"{us}"}]"#),
+    (
+        r#"[{"sid":"4711"},{"sid":"4712"}]"#,
+        r#"[{"sid":"4711","id_server":"vector.im"},{"sid":"4712","id_server":"{us}"}]"#,
+    ),
     (r#"{"sid":"4711","idServer":""}"#, r#"{"sid":"4711","id_server":"vector.im"}"#),
     (r#"{"sid":"0815","client_secret":"secret"}"#, r#"{"sid":"0815","client_secret":"secret","id_server":"{us}"}"#),
     (r#"{"sid":"0815","id_server":"matrix.org"}"#, r#"{"sid":"0815","id_server":"matrix.org"}"#),
@@ -144,7 +151,8 @@ async fn beside_the_creds_a_completion_keeps_its_order_its_numbers_and_its_dupli
     let shim = Shim::before(&caller.address(), door, Wanted::config(ROOMY)).await;
     let client = shim.client();
     let ours = client.request_token("register", "a@example.org", "secret", 1).await.sid();
-    let theirs = client.post(&request_token_path("register"), named("a@example.org", "secret", "vector.im")).await.sid();
+    let theirs =
+        client.post(&request_token_path("register"), named("a@example.org", "secret", "vector.im")).await.sid();
     assert_eq!(theirs, "4711");
     let filled = |text: &str| text.replace("{sid}", &ours).replace("{us}", &shim.identity);
     let arrives = async |method: &str, endpoint: &str, sent: String, expected: String| {
@@ -162,7 +170,11 @@ async fn beside_the_creds_a_completion_keeps_its_order_its_numbers_and_its_dupli
         for (sent, expected) in FOREIGN {
             let top = endpoint.starts_with("account/3pid");
             let body = |creds: &str| {
-                let creds = if top { format!(r#""three_pid_creds":{creds}"#) } else { format!(r#""auth":{{"threepid_creds":{creds},"u":[1.0]}}"#) };
+                let creds = if top {
+                    format!(r#""three_pid_creds":{creds}"#)
+                } else {
+                    format!(r#""auth":{{"threepid_creds":{creds},"u":[1.0]}}"#)
+                };
                 format!(r#"{{"b":1.50,{creds},"a":{{"x":1,"x":2}},"bind":true}}"#)
             };
             arrives(method, endpoint, body(sent), filled(&body(expected))).await;
