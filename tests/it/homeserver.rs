@@ -40,10 +40,8 @@ pub struct Conversation {
 
 /// Fails a test that would else hang.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(20), future).await {
-        Ok(value) => value,
-        Err(_) => panic!("nothing happened: {what}"),
-    }
+    let happened = tokio::time::timeout(Duration::from_secs(20), future).await;
+    happened.unwrap_or_else(|_elapsed| panic!("nothing happened: {what}"))
 }
 
 impl Homeserver {

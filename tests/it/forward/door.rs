@@ -76,7 +76,7 @@ async fn read(request: Request<Incoming>) -> (http::request::Parts, Bytes) {
 }
 
 impl Front {
-    pub async fn before(homeserver: &Homeserver) -> Self {
+    pub fn before(homeserver: &Homeserver) -> Self {
         Self::start(&homeserver.config(), Mode::Forward, &["127.0.0.0/8"])
     }
 

@@ -119,7 +119,7 @@ async fn with_few_descriptors() {
         return;
     }
     let homeserver = Homeserver::answering(OK).await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     println!("\nlistening on {}", front.address);
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await.unwrap().unwrap();
 }

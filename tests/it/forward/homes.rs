@@ -26,7 +26,7 @@ async fn one_connection_serves_many_clients_in_turn() {
         "HTTP/1.1 204 No Content\r\n\r\n",
     ] {
         let homeserver = Homeserver::answering(answer).await;
-        let front = Front::before(&homeserver).await;
+        let front = Front::before(&homeserver);
         for _ in 0..10 {
             front.ask(request("GET")).await;
             front.ask(request("POST")).await;
@@ -39,7 +39,7 @@ async fn one_connection_serves_many_clients_in_turn() {
 #[tokio::test]
 async fn a_connection_that_the_homeserver_is_about_to_close_is_not_used_again() {
     let homeserver = Homeserver::answering("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     for _ in 0..2 {
         assert_eq!(front.ask(request("POST")).await.status(), 200);
     }
@@ -71,7 +71,7 @@ async fn closing_on_reuse(reset: bool) -> Homeserver {
 async fn what_can_be_asked_twice_is_when_a_kept_connection_closes_under_it() {
     for (method, reset) in [("GET", false), ("GET", true), ("HEAD", false), ("OPTIONS", true)] {
         let homeserver = closing_on_reuse(reset).await;
-        let front = Front::before(&homeserver).await;
+        let front = Front::before(&homeserver);
         front.ask(request("GET")).await;
         assert_eq!(front.ask(request(method)).await.status(), 200, "{method}");
         assert_eq!(homeserver.requests().len(), 3);
@@ -86,7 +86,7 @@ async fn what_may_have_been_done_already_is_never_asked_twice() {
     let rows = [request("POST"), request("PUT"), request("DELETE"), with_body];
     for sent in rows {
         let homeserver = closing_on_reuse(false).await;
-        let front = Front::before(&homeserver).await;
+        let front = Front::before(&homeserver);
         front.ask(request("GET")).await;
         let answer = front.ask(&sent).await;
         assert_eq!(answer.status(), 502, "{sent}");
@@ -101,7 +101,7 @@ async fn a_fresh_connection_that_closes_is_not_tried_again() {
         conversation.request().await;
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     assert_eq!(front.ask(request("GET")).await.status(), 502);
     assert_eq!(homeserver.requests().len(), 1);
 }

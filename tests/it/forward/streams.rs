@@ -25,7 +25,7 @@ async fn the_first_bytes_of_an_answer_arrive_before_the_next_are_sent() {
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(GET).await;
     soon("the first chunk", client.until(b"5\r\nfirst\r\n")).await.unwrap();
@@ -47,7 +47,7 @@ async fn the_first_bytes_of_a_request_arrive_before_the_next_are_sent() {
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
     soon("the first chunk", seen.notified()).await;
@@ -68,7 +68,7 @@ async fn the_head_of_a_long_poll_comes_back_only_when_the_homeserver_sends_it_an
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(GET).await;
     homeserver.received(1).await;
@@ -82,7 +82,7 @@ async fn announced_trailers_come_down_to_a_client_that_takes_them() {
         "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n",
     )
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write("GET / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: TE\r\n\r\n").await;
     let answer = client.answer(false).await.unwrap();
@@ -104,7 +104,7 @@ async fn an_answer_that_comes_before_the_request_is_complete_is_relayed_at_once(
         conversation.write(OK).await;
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n012").await;
     assert_eq!(client.answer(false).await.unwrap().content(), b"ok");
@@ -121,7 +121,7 @@ async fn a_homeserver_that_answers_and_closes_amid_an_upload_is_heard() {
             conversation.write("HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}").await;
         })
         .await;
-        let front = Front::before(&homeserver).await;
+        let front = Front::before(&homeserver);
         let mut client = front.connect().await;
         client.write("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 20000000\r\n\r\n").await;
         client.write(vec![b'x'; 20_000_000]).await;
@@ -142,7 +142,7 @@ async fn a_client_that_waits_to_be_asked_is_asked_when_the_homeserver_asks() {
         conversation.write(OK).await;
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     let asked_at = Instant::now();
     client.write(EXPECTING).await;
@@ -164,7 +164,7 @@ async fn a_homeserver_that_refuses_before_asking_gets_no_body() {
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(EXPECTING).await;
     let answer = client.answer(false).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_homeserver_that_refuses_before_asking_gets_no_body() {
 #[tokio::test]
 async fn a_homeserver_that_knows_no_expect_gets_the_body_after_a_while() {
     let homeserver = Homeserver::answering(OK).await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(EXPECTING).await;
     assert_eq!(soon("100", client.head()).await.unwrap(), b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -189,7 +189,7 @@ async fn a_homeserver_that_knows_no_expect_gets_the_body_after_a_while() {
 #[tokio::test]
 async fn a_client_that_sends_its_body_unasked_is_served() {
     let homeserver = Homeserver::answering(OK).await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let answer = front.ask(format!("{EXPECTING}hello")).await;
     assert!(matches!(answer.status(), 100 | 200), "{answer:?}");
     assert_eq!(homeserver.received(1).await[0].body(), b"hello");
@@ -213,7 +213,7 @@ async fn silent() -> (Homeserver, tokio::sync::mpsc::Receiver<()>) {
 #[tokio::test]
 async fn a_long_poll_is_cancelled_within_a_second_of_its_client_leaving() {
     let (homeserver, mut told) = silent().await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(GET).await;
     homeserver.received(1).await;
@@ -226,7 +226,7 @@ async fn a_long_poll_is_cancelled_within_a_second_of_its_client_leaving() {
 #[tokio::test]
 async fn a_long_poll_is_cancelled_at_once_when_its_client_resets() {
     let (homeserver, mut told) = silent().await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(GET).await;
     homeserver.received(1).await;
@@ -245,7 +245,7 @@ async fn an_upload_whose_client_leaves_is_visibly_cut() {
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
     drop(client);
@@ -260,12 +260,12 @@ async fn a_download_whose_client_leaves_is_stopped() {
         async move {
             conversation.request().await;
             conversation.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n").await;
-            while conversation.writes(&[b'x'; 65_536]).await {}
+            while conversation.writes(&[b'x'; 8_192]).await {}
             tell.send(()).await.unwrap();
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(GET).await;
     client.exactly(1_000_000).await;
@@ -286,7 +286,7 @@ async fn a_client_that_only_shuts_its_sending_side_gets_its_answer() {
         }
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(GET).await;
     client.finish().await;
@@ -303,7 +303,7 @@ async fn pipelined_requests_are_answered_in_order() {
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len()).into_bytes()
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     let post = "POST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc";
     client.write(format!("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n{post}GET /3 HTTP/1.1\r\nHost: h\r\n\r\n")).await;
@@ -316,7 +316,7 @@ async fn pipelined_requests_are_answered_in_order() {
 async fn a_client_of_http_1_0_gets_a_plain_body_and_the_end() {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let homeserver = Homeserver::answering(chunked).await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write("GET / HTTP/1.0\r\n\r\n").await;
     let all = soon("the end", client.rest()).await;

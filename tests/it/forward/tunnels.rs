@@ -19,7 +19,7 @@ async fn a_websocket_is_carried_both_ways_with_the_bytes_right_behind_the_heads(
         conversation.gone().await;
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(format!("{ASK}hello")).await;
     let answer = soon("101", client.head()).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_half_that_is_closed_leaves_the_other_open() {
         conversation.write("still here").await;
     })
     .await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(ASK).await;
     soon("101", client.head()).await.unwrap();
@@ -53,7 +53,7 @@ async fn a_half_that_is_closed_leaves_the_other_open() {
 #[tokio::test]
 async fn a_homeserver_that_declines_an_upgrade_is_relayed() {
     let homeserver = Homeserver::answering("HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno").await;
-    let front = Front::before(&homeserver).await;
+    let front = Front::before(&homeserver);
     let mut client = front.connect().await;
     client.write(ASK).await;
     assert_eq!(client.answer(false).await.unwrap().content(), b"no");
@@ -68,7 +68,7 @@ async fn a_101_that_was_not_asked_for_or_for_another_protocol_is_502() {
     let smuggled = ASK.replace("websocket", "h2c");
     for (ask, agree) in [(plain, AGREE), (ASK, &h2c), (&smuggled, &h2c)] {
         let homeserver = Homeserver::answering(agree).await;
-        let front = Front::before(&homeserver).await;
+        let front = Front::before(&homeserver);
         let answer = front.ask(ask).await;
         assert_eq!(answer.status(), 502, "{ask} {agree}");
         if ask == smuggled {
