@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use crate::delivery::{DeliveryError, Stage, scrubbed};
+use super::super::{DeliveryError, Stage, scrubbed};
 
 /// RFC 5321 promises 512 bytes a line; real servers exceed it a little.
 const LONGEST_LINE: usize = 4096;

@@ -16,7 +16,7 @@ async fn every_outcome_is_counted_by_its_stage() {
     let metrics = Metrics::new();
     let script = Script::clear().first(Fault::reply(At::Rcpt, "550 no")).first(Fault::hang(At::Data));
     let mailbox = Mailbox::start(script).await;
-    let smtp = Smtp { deadline: Duration::from_millis(2000), ..mailbox.smtp() };
+    let smtp = Smtp { deadline: Duration::from_secs(2), ..mailbox.smtp() };
     let delivery = delivery(EmailTransport::Smtp(smtp), metrics.clone());
     let mail = mail();
     let results = [delivery.mail(&mail).await, delivery.mail(&mail).await, delivery.mail(&mail).await];
