@@ -27,5 +27,6 @@ mod policies;
 mod process;
 mod request_token;
 mod secure;
+mod sequences;
 mod shim;
 mod versions;

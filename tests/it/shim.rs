@@ -61,8 +61,6 @@ impl Wanted {
 impl Shim {
     /// In front of the homeserver at `host:port`, known to it by one of the names that [`reserve`] gave.
     pub async fn before(homeserver: &str, identity: TcpListener, wanted: Wanted) -> Self {
-        // A test that fails shows what the shim said.
-        drop(tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::DEBUG).try_init());
         let folder = tempfile::tempdir().unwrap();
         let port = identity.local_addr().unwrap().port();
         let clients = Listener::bind(&free()).unwrap();
