@@ -17,7 +17,7 @@ use crate::config::{RouteMode, Shared};
 use crate::front::forward::{Body, Forward};
 use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
-use crate::session::{Owner, Reserved, Session, Settled};
+use crate::session::{Owner, Reserved, Session, Settled, Told};
 use crate::store::{Change, Key, Store, UiaStage};
 use crate::telemetry::RequestId;
 use creds::{Creds, Place};
@@ -86,6 +86,16 @@ impl ThreepidCreds {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return self.forward.relay(&head, bytes).await;
         }
+        self.complete(head, bytes, completion).await
+    }
+
+    /// A request that was read.
+    pub(super) async fn complete(
+        &self,
+        head: Parts,
+        bytes: Bytes,
+        completion: Completion,
+    ) -> Result<Response<Body>, Refusal> {
         let mut object = Object::parse(&bytes)?;
         let all = creds::read(&object)?;
         let uia_session = creds::uia_session(&object);
@@ -110,8 +120,33 @@ impl ThreepidCreds {
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
-        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session };
+        let handed_over = false;
+        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
+        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+    }
+
+    /// For a homeserver that has learnt MSC2263: nothing is injected and nothing refused, but sessions of ours that had
+    /// begun may still be asked for.
+    pub async fn hand_over(
+        &self,
+        request: Request<Incoming>,
+        completion: Completion,
+    ) -> Result<Response<Body>, Refusal> {
+        if !body::is_short(request.headers(), body::CREDS_LIMIT) {
+            return self.forward.handle(request).await;
+        }
+        let (head, body) = request.into_parts();
+        let bytes = body::read(body, body::CREDS_LIMIT).await?;
+        let object = Object::parse(&bytes).ok();
+        let all = object.as_ref().and_then(|object| creds::read(object).ok()).unwrap_or_default();
+        let Some(carried) = ours(&all)? else { return self.forward.relay(&head, bytes).await };
+        let uia_session = object.as_ref().and_then(creds::uia_session);
+        let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
+        let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
+        let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
+        let (parts, sent, handed_over) = (self.clone(), bytes, true);
+        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 
@@ -182,6 +217,9 @@ struct Exchange {
     carried: Carried,
     owner: Owner,
     uia_session: Option<String>,
+    /// The homeserver has learnt MSC2263 since the session began. If it delegates to the identity door it asks; if it
+    /// does not ask, it never will, and the client has to begin again.
+    handed_over: bool,
 }
 
 impl Exchange {
@@ -189,7 +227,10 @@ impl Exchange {
         self.reserve().await?;
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
-        self.settle(&shown).await?;
+        let told = self.settle(&shown).await?;
+        if self.handed_over && told == Told::Nothing && shown.outcome != Some(Completed::Request) {
+            return Err(Refusal::creds());
+        }
         let mut response = answer?.map(Body::from);
         response.extensions_mut().insert(self.carried.sid);
         Ok(response)
@@ -209,7 +250,7 @@ impl Exchange {
         }
     }
 
-    async fn settle(&self, shown: &Shown) -> Result<(), Refusal> {
+    async fn settle(&self, shown: &Shown) -> Result<Told, Refusal> {
         let now = self.parts.clock.now();
         let by_uia_session_alone = self.carried.client_secret.is_none();
         let owner = match (&self.uia_session, &shown.uia_session) {
@@ -218,24 +259,24 @@ impl Exchange {
         };
         let settle = |session: &mut Session| {
             let told = session.told(&self.holder);
-            let used = told || by_uia_session_alone;
+            let used = told == Told::Validated || by_uia_session_alone;
             let settled = match shown.outcome {
                 Some(Completed::Request) if used => Settled::Consumed(owner.clone()),
-                Some(Completed::Stage) if told => Settled::Bound(owner.clone()),
+                Some(Completed::Stage) if told == Told::Validated => Settled::Bound(owner.clone()),
                 Some(Completed::Request | Completed::Stage) | None => Settled::Released,
             };
             session.settle(&self.holder, settled, now);
             told
         };
-        let told = self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(false);
+        let told = self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(Told::Nothing);
         let uia_sessions = [&self.uia_session, &shown.uia_session];
-        for id in uia_sessions.into_iter().flatten().filter(|_| told) {
+        for id in uia_sessions.into_iter().flatten().filter(|_| told == Told::Validated) {
             let stage = UiaStage { sid: self.carried.sid.clone(), purpose: self.purpose };
             let until = now.after(UIA_STAGE_LIFETIME);
             let put = |_| (Change::Put { record: stage.clone(), until }, ());
             self.parts.store.update(&Key::uia_session(id), now, put).await?;
         }
-        Ok(())
+        Ok(told)
     }
 }
 

@@ -57,6 +57,11 @@ impl Legacy {
         Client::of(&self.address)
     }
 
+    /// A socket that this homeserver trusts as an identity server.
+    pub fn door(&self) -> TcpListener {
+        self.doors.take()
+    }
+
     /// A shim in front of it.
     pub async fn shim(&self, wanted: Wanted) -> Shim {
         Shim::before(&self.address, self.doors.take(), wanted).await

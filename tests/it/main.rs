@@ -4,16 +4,31 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::missing_panics_doc,
     clippy::allow_attributes,
     unreachable_pub,
-    reason = "a test that cannot go on should stop where it stands"
+    reason = "a test that cannot go on should stop where it stands, and its helpers are shared inside this crate only"
 )]
 
 mod browser;
 mod client;
+mod completion;
 mod config;
+mod email;
 mod flows;
+mod forward;
+mod homeserver;
+mod identity;
 mod layers;
 mod legacy;
 mod postfix;
+mod limits;
+mod mailbox;
+mod operations;
+mod policies;
+mod process;
+mod request_token;
+mod secure;
+mod sequences;
 mod shim;
+mod versions;
