@@ -66,7 +66,8 @@ pub fn identity(identity: &Identity, state_dir: &Path) -> Result<ServerConfig, C
 
 fn generated(host: &str, directory: &Path) -> Result<ServerConfig, CertificateError> {
     let make = |source| CertificateError::Make { name: host.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(file("create", directory))?;
+    // Open to the homeserver, which seldom runs as the shim's user; the key is closed by itself.
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(file("create", directory))?;
     let (key, ca_pem) = authority(directory, make)?;
     bundle(directory, &ca_pem)?;
     let leaf_key = KeyPair::generate().map_err(make)?;
@@ -240,13 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn the_authority_is_made_once_and_its_key_is_for_its_owner_only() {
+    fn the_authority_is_made_once_and_the_homeserver_can_read_all_but_its_key() {
         let state = tempfile::tempdir().unwrap();
         identity(&named("localhost:8091"), state.path()).unwrap();
         let tls = state.path().join("tls");
         let mode = |name: &str| fs::metadata(tls.join(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(""), 0o700);
-        assert_eq!(mode("ca.key"), 0o600);
+        assert_eq!([mode(""), mode("ca.pem"), mode("ca-bundle.pem"), mode("ca.key")], [0o755, 0o644, 0o644, 0o600]);
         let before = fs::read(tls.join("ca.pem")).unwrap();
         let again = identity(&named("other:1"), state.path()).unwrap();
         assert_eq!(fs::read(tls.join("ca.pem")).unwrap(), before);
