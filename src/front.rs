@@ -53,7 +53,7 @@ impl Route {
         match (method, endpoint) {
             (&Method::POST, Some(endpoint)) => Self::of_post(endpoint),
             (&Method::DELETE, Some(endpoint)) => match endpoint.strip_prefix("devices/") {
-                Some(id) if !id.is_empty() && !id.contains('/') => Self::ThreepidCreds(Completion::OtherUia),
+                Some(id) if !id.contains('/') => Self::ThreepidCreds(Completion::OtherUia),
                 Some(_) | None => Self::Forward,
             },
             _ => Self::Forward,
@@ -71,9 +71,9 @@ impl Route {
             "register" => Self::ThreepidCreds(Completion::Uia(Purpose::Register)),
             "account/password" => Self::ThreepidCreds(Completion::Uia(Purpose::Password)),
             "account/3pid" | "account/3pid/add" => Self::ThreepidCreds(Completion::Account3pid),
-            "account/deactivate" | "delete_devices" | "keys/device_signing/upload" => {
-                Self::ThreepidCreds(Completion::OtherUia)
-            }
+            "account/deactivate" | "keys/device_signing/upload" => Self::ThreepidCreds(Completion::OtherUia),
+            // Synapse's pattern for it has no end.
+            _ if endpoint.starts_with("delete_devices") => Self::ThreepidCreds(Completion::OtherUia),
             _ => Self::Forward,
         }
     }
@@ -206,6 +206,7 @@ mod tests {
             ("account/3pid/add", Route::ThreepidCreds(Completion::Account3pid)),
             ("account/deactivate", Route::ThreepidCreds(Completion::OtherUia)),
             ("delete_devices", Route::ThreepidCreds(Completion::OtherUia)),
+            ("delete_devices/x", Route::ThreepidCreds(Completion::OtherUia)),
             ("keys/device_signing/upload", Route::ThreepidCreds(Completion::OtherUia)),
         ];
         for version in ["r0", "unstable", "v2_alpha", "v3", "r0.5.0", "api/v1", "%72"] {
@@ -214,8 +215,10 @@ mod tests {
                 assert_eq!(Route::of(&Method::POST, &path), expected, "{path}");
                 assert_eq!(Route::of(&Method::GET, &path), Route::Forward, "{path}");
             }
-            let device = format!("/_matrix/client/{version}/devices/ABC");
-            assert_eq!(Route::of(&Method::DELETE, &device), Route::ThreepidCreds(Completion::OtherUia));
+            for device in ["ABC", ""] {
+                let device = format!("/_matrix/client/{version}/devices/{device}");
+                assert_eq!(Route::of(&Method::DELETE, &device), Route::ThreepidCreds(Completion::OtherUia));
+            }
         }
     }
 

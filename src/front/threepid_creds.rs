@@ -1,6 +1,7 @@
 //! Registration, password, 3pid: where a request carries a sid of ours, point it at us, and only where it may be used.
 
 mod creds;
+mod under_way;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,13 +22,17 @@ use crate::session::{Owner, Reserved, Session, Settled};
 use crate::store::{Change, Key, Store, UiaStage};
 use crate::telemetry::RequestId;
 use creds::{Creds, Place};
+use under_way::{Entered, UnderWay};
 
 /// The largest answer to a completion that is read.
 const ANSWER_LIMIT: usize = 1024 * 1024;
 /// Between two looks whether another request's reservation has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// How long an old homeserver remembers a completed stage (Synapse 1.3.1: 48 h in memory, from the last use).
-const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(96 * 3600);
+/// How long it is remembered what a completed stage was for. An old homeserver forgets it 48 h after its last use, and
+/// some uses do not come by here (P§2.4; the fallback pages of other stages).
+const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
+/// The same while it is not known yet whether it will be completed: longer than a session is reserved.
+const UIA_STAGE_LEASE: Duration = Duration::from_secs(600);
 
 /// Which endpoint a request with creds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,7 @@ pub struct ThreepidCreds {
     store: Arc<Store>,
     forward: Forward,
     clock: Clock,
+    under_way: UnderWay,
 }
 
 /// A session of ours that a request carries, by its sid or by the UIA session it was shown in.
@@ -76,7 +82,7 @@ struct Carried {
 
 impl ThreepidCreds {
     pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock) -> Self {
-        Self { config, store, forward, clock }
+        Self { config, store, forward, clock, under_way: UnderWay::default() }
     }
 
     pub async fn handle(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
@@ -89,6 +95,8 @@ impl ThreepidCreds {
         let mut object = Object::parse(&bytes)?;
         let all = creds::read(&object)?;
         let uia_session = creds::uia_session(&object);
+        // Before the look-up: whoever marks the UIA session later waits until this request is answered.
+        let under_way = uia_session.as_deref().map(|id| self.under_way.enter(id, completion.purpose()));
         let stage = match &uia_session {
             Some(id) => self.store.get(&Key::uia_session(id), self.clock.now()).await?,
             None => None,
@@ -97,22 +105,36 @@ impl ThreepidCreds {
         if stage.as_ref().is_some_and(|stage| Some(stage.purpose) != completion.purpose()) {
             return Err(Refusal::creds());
         }
-        let (carried, sent) = if let Some(carried) = ours(&all)? {
-            creds::point_at_us(&mut object, completion.place(), &self.config.load().identity.name);
+        let us = self.config.load().identity.name.clone();
+        let (carried, sent) = if let Some(carried) = ours(&all, &us)? {
+            creds::point_at_us(&mut object, completion.place(), &us);
             (carried, object.to_bytes())
-        } else if let Some(stage) = stage {
-            (Carried { sid: stage.sid, client_secret: None }, bytes.clone())
+        } else if let Some(sid) = stage.and_then(|stage| stage.sid) {
+            (Carried { sid, client_secret: None }, bytes.clone())
         } else {
             let sent = self.mend_foreign(&mut object, &all, completion).await?;
-            return self.forward.relay(&head, sent.unwrap_or_else(|| bytes.clone())).await;
+            return self.relay(head, sent.unwrap_or_else(|| bytes.clone()), under_way).await;
         };
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
         let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session };
+        drop(under_way);
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+    }
+
+    /// What carries no session of ours. The homeserver goes on with it when the client goes, and so does its mark.
+    async fn relay(&self, head: Parts, sent: Bytes, under_way: Option<Entered>) -> Result<Response<Body>, Refusal> {
+        let Some(under_way) = under_way else { return self.forward.relay(&head, sent).await };
+        let forward = self.forward.clone();
+        let relayed = tokio::spawn(async move {
+            let answer = forward.relay(&head, sent).await;
+            drop(under_way);
+            answer
+        });
+        relayed.await.map_err(|_panicked| Refusal::internal())?
     }
 
     /// The body with `id_server` in creds that lack it, when there are such and the route is ours.
@@ -140,8 +162,12 @@ impl ThreepidCreds {
 }
 
 /// The session of ours that creds carry, when one of them does. Creds of a body that disagree are one request for two
-/// sessions, and homeservers would take different ones.
-fn ours(all: &[Creds]) -> Result<Option<Carried>, Refusal> {
+/// sessions, and homeservers would take different ones. A sid that is no sid, for us to vouch for, is one that reads as
+/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing (P§3.3).
+fn ours(all: &[Creds], us: &str) -> Result<Option<Carried>, Refusal> {
+    if all.iter().any(|creds| creds.odd_sid && creds.id_server.as_deref() == Some(us)) {
+        return Err(Refusal::creds());
+    }
     let Some(first) = all.iter().find(|creds| creds.sid.as_deref().is_some_and(Sid::is_ours)) else {
         return Ok(None);
     };
@@ -187,12 +213,35 @@ struct Exchange {
 impl Exchange {
     async fn run(self) -> Result<Response<Body>, Refusal> {
         self.reserve().await?;
+        if !self.mark_uia_session().await? {
+            self.settle(&Shown::default()).await?;
+            return Err(Refusal::creds());
+        }
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
         self.settle(&shown).await?;
         let mut response = answer?.map(Body::from);
         response.extensions_mut().insert(self.carried.sid);
         Ok(response)
+    }
+
+    /// Says what the UIA session is for before the homeserver completes a stage in it: from then on it would complete any
+    /// endpoint, and the answer that shows it is still to come. `false` when it is for something else already.
+    async fn mark_uia_session(&self) -> Result<bool, Refusal> {
+        let Some(id) = &self.uia_session else { return Ok(true) };
+        let now = self.parts.clock.now();
+        let mark = |current: Option<UiaStage>| match current {
+            Some(stage) => (Change::Keep, stage.purpose == self.purpose),
+            None => {
+                let record = UiaStage { purpose: self.purpose, sid: None };
+                (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
+            }
+        };
+        let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
+        while fits && self.parts.under_way.elsewhere(id, self.purpose) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(fits)
     }
 
     /// Waits while another request holds the session; it never fails because of that.
@@ -212,10 +261,8 @@ impl Exchange {
     async fn settle(&self, shown: &Shown) -> Result<(), Refusal> {
         let now = self.parts.clock.now();
         let by_uia_session_alone = self.carried.client_secret.is_none();
-        let owner = match (&self.uia_session, &shown.uia_session) {
-            (None, Some(id)) => Owner::uia_session(id),
-            (Some(_) | None, _) => self.owner.clone(),
-        };
+        // The homeserver's word for the UIA session: it begins another when it does not know the client's.
+        let owner = shown.uia_session.as_deref().map_or_else(|| self.owner.clone(), Owner::uia_session);
         let settle = |session: &mut Session| {
             let told = session.told(&self.holder);
             let used = told || by_uia_session_alone;
@@ -230,7 +277,7 @@ impl Exchange {
         let told = self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(false);
         let uia_sessions = [&self.uia_session, &shown.uia_session];
         for id in uia_sessions.into_iter().flatten().filter(|_| told) {
-            let stage = UiaStage { sid: self.carried.sid.clone(), purpose: self.purpose };
+            let stage = UiaStage { purpose: self.purpose, sid: Some(self.carried.sid.clone()) };
             let until = now.after(UIA_STAGE_LIFETIME);
             let put = |_| (Change::Put { record: stage.clone(), until }, ());
             self.parts.store.update(&Key::uia_session(id), now, put).await?;
