@@ -10,6 +10,7 @@
     reason = "a test that cannot go on should stop where it stands, and its helpers are shared inside this crate only"
 )]
 
+mod browser;
 mod client;
 mod completion;
 mod config;
@@ -20,6 +21,7 @@ mod homeserver;
 mod identity;
 mod layers;
 mod legacy;
+mod postfix;
 mod limits;
 mod mailbox;
 mod operations;
