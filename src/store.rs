@@ -35,12 +35,13 @@ impl Record for Current {
     const KIND: &'static str = "current";
 }
 
-/// The UIA session in which the homeserver was told that the address of `sid` is validated. Old homeservers let it
-/// complete any endpoint, so it is remembered for which purpose that was.
+/// The UIA session in which a sid of ours is shown to the homeserver. Old homeservers let it complete any endpoint, so it
+/// is remembered for which purpose that is, before they can.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UiaStage {
-    pub sid: Sid,
     pub purpose: Purpose,
+    /// Of which the homeserver was told there that its address is validated.
+    pub sid: Option<Sid>,
 }
 
 impl Record for UiaStage {

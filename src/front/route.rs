@@ -47,9 +47,7 @@ impl Route {
         match (method, endpoint) {
             (&Method::POST, Some(endpoint)) => Self::of_post(endpoint),
             (&Method::DELETE, Some(endpoint)) => match endpoint.strip_prefix("devices/") {
-                Some(id) if !id.is_empty() && !id.contains('/') => {
-                    Self::Ours(Ours::ThreepidCreds(Completion::OtherUia))
-                }
+                Some(id) if !id.contains('/') => Self::Ours(Ours::ThreepidCreds(Completion::OtherUia)),
                 Some(_) | None => Self::Forward,
             },
             _ => Self::Forward,
@@ -70,9 +68,9 @@ impl Route {
             "account/3pid/add" => Ours::Separate(Separate::Add),
             "account/3pid/bind" => Ours::Separate(Separate::Bind),
             "account/3pid/unbind" => Ours::Separate(Separate::Unbind),
-            "account/deactivate" | "delete_devices" | "keys/device_signing/upload" => {
-                Ours::ThreepidCreds(Completion::OtherUia)
-            }
+            "account/deactivate" | "keys/device_signing/upload" => Ours::ThreepidCreds(Completion::OtherUia),
+            // Synapse's pattern for it has no end.
+            _ if endpoint.starts_with("delete_devices") => Ours::ThreepidCreds(Completion::OtherUia),
             _ => return Self::Forward,
         })
     }
@@ -122,6 +120,7 @@ mod tests {
             ("account/3pid/add", Route::Ours(Ours::Separate(Separate::Add))),
             ("account/deactivate", Route::Ours(Ours::ThreepidCreds(Completion::OtherUia))),
             ("delete_devices", Route::Ours(Ours::ThreepidCreds(Completion::OtherUia))),
+            ("delete_devices/x", Route::Ours(Ours::ThreepidCreds(Completion::OtherUia))),
             ("keys/device_signing/upload", Route::Ours(Ours::ThreepidCreds(Completion::OtherUia))),
         ];
         for version in ["r0", "unstable", "v2_alpha", "v3", "r0.5.0", "api/v1", "%72"] {
@@ -130,8 +129,10 @@ mod tests {
                 assert_eq!(Route::of(&Method::POST, &path), expected, "{path}");
                 assert_eq!(Route::of(&Method::GET, &path), Route::Forward, "{path}");
             }
-            let device = format!("/_matrix/client/{version}/devices/ABC");
-            assert_eq!(Route::of(&Method::DELETE, &device), Route::Ours(Ours::ThreepidCreds(Completion::OtherUia)));
+            for device in ["ABC", ""] {
+                let device = format!("/_matrix/client/{version}/devices/{device}");
+                assert_eq!(Route::of(&Method::DELETE, &device), Route::Ours(Ours::ThreepidCreds(Completion::OtherUia)));
+            }
         }
     }
 

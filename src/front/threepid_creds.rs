@@ -1,33 +1,28 @@
 //! Registration, password, 3pid: where a request carries a sid of ours, point it at us, and only where it may be used.
 
 mod creds;
+mod exchange;
+mod under_way;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
-use serde_json::value::RawValue;
 
 use crate::body::{self, Form, Object};
 use crate::config::{RouteMode, Shared};
 use crate::front::forward::{Body, Forward};
 use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
-use crate::session::{Owner, Reserved, Session, Settled, Told};
-use crate::store::{Change, Key, Store, UiaStage};
+use crate::session::Owner;
+use crate::store::{Key, Store};
 use crate::telemetry::RequestId;
 use creds::{Creds, Place};
-
-/// The largest answer to a completion that is read.
-const ANSWER_LIMIT: usize = 1024 * 1024;
-/// Between two looks whether another request's reservation has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// How long an old homeserver remembers a completed stage (Synapse 1.3.1: 48 h in memory, from the last use).
-const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(96 * 3600);
+use exchange::Exchange;
+use under_way::{Entered, UnderWay};
 
 /// Which endpoint a request with creds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +60,7 @@ pub struct ThreepidCreds {
     store: Arc<Store>,
     forward: Forward,
     clock: Clock,
+    under_way: UnderWay,
 }
 
 /// A session of ours that a request carries, by its sid or by the UIA session it was shown in.
@@ -76,7 +72,7 @@ struct Carried {
 
 impl ThreepidCreds {
     pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock) -> Self {
-        Self { config, store, forward, clock }
+        Self { config, store, forward, clock, under_way: UnderWay::default() }
     }
 
     pub async fn handle(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
@@ -99,6 +95,8 @@ impl ThreepidCreds {
         let mut object = Object::parse(&bytes)?;
         let all = creds::read(&object)?;
         let uia_session = creds::uia_session(&object);
+        // Before the look-up: whoever marks the UIA session later waits until this request is answered.
+        let under_way = uia_session.as_deref().map(|id| self.under_way.enter(id, completion.purpose()));
         let stage = match &uia_session {
             Some(id) => self.store.get(&Key::uia_session(id), self.clock.now()).await?,
             None => None,
@@ -107,14 +105,15 @@ impl ThreepidCreds {
         if stage.as_ref().is_some_and(|stage| Some(stage.purpose) != completion.purpose()) {
             return Err(Refusal::creds());
         }
-        let (carried, sent) = if let Some(carried) = ours(&all)? {
-            creds::point_at_us(&mut object, completion.place(), &self.config.load().identity.name);
+        let us = self.config.load().identity.name.clone();
+        let (carried, sent) = if let Some(carried) = ours(&all, &us)? {
+            creds::point_at_us(&mut object, completion.place(), &us);
             (carried, object.to_bytes())
-        } else if let Some(stage) = stage {
-            (Carried { sid: stage.sid, client_secret: None }, bytes.clone())
+        } else if let Some(sid) = stage.and_then(|stage| stage.sid) {
+            (Carried { sid, client_secret: None }, bytes.clone())
         } else {
             let sent = self.mend_foreign(&mut object, &all, completion).await?;
-            return self.forward.relay(&head, sent.unwrap_or_else(|| bytes.clone())).await;
+            return self.relay(head, sent.unwrap_or_else(|| bytes.clone()), under_way).await;
         };
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
@@ -122,6 +121,7 @@ impl ThreepidCreds {
         let parts = self.clone();
         let handed_over = false;
         let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
+        drop(under_way);
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
@@ -140,7 +140,8 @@ impl ThreepidCreds {
         let bytes = body::read(body, body::CREDS_LIMIT).await?;
         let object = Object::parse(&bytes).ok();
         let all = object.as_ref().and_then(|object| creds::read(object).ok()).unwrap_or_default();
-        let Some(carried) = ours(&all)? else { return self.forward.relay(&head, bytes).await };
+        let us = self.config.load().identity.name.clone();
+        let Some(carried) = ours(&all, &us).unwrap_or_default() else { return self.forward.relay(&head, bytes).await };
         let uia_session = object.as_ref().and_then(creds::uia_session);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
@@ -148,6 +149,18 @@ impl ThreepidCreds {
         let (parts, sent, handed_over) = (self.clone(), bytes, true);
         let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+    }
+
+    /// What carries no session of ours. The homeserver goes on with it when the client goes, and so does its mark.
+    async fn relay(&self, head: Parts, sent: Bytes, under_way: Option<Entered>) -> Result<Response<Body>, Refusal> {
+        let Some(under_way) = under_way else { return self.forward.relay(&head, sent).await };
+        let forward = self.forward.clone();
+        let relayed = tokio::spawn(async move {
+            let answer = forward.relay(&head, sent).await;
+            drop(under_way);
+            answer
+        });
+        relayed.await.map_err(|_panicked| Refusal::internal())?
     }
 
     /// The body with `id_server` in creds that lack it, when there are such and the route is ours.
@@ -175,8 +188,12 @@ impl ThreepidCreds {
 }
 
 /// The session of ours that creds carry, when one of them does. Creds of a body that disagree are one request for two
-/// sessions, and homeservers would take different ones.
-fn ours(all: &[Creds]) -> Result<Option<Carried>, Refusal> {
+/// sessions, and homeservers would take different ones. A sid that is no sid, for us to vouch for, is one that reads as
+/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing (P§3.3).
+fn ours(all: &[Creds], us: &str) -> Result<Option<Carried>, Refusal> {
+    if all.iter().any(|creds| creds.odd_sid && creds.id_server.as_deref() == Some(us)) {
+        return Err(Refusal::creds());
+    }
     let Some(first) = all.iter().find(|creds| creds.sid.as_deref().is_some_and(Sid::is_ours)) else {
         return Ok(None);
     };
@@ -205,106 +222,4 @@ fn access_token(head: &Parts) -> Option<String> {
     let bearer = field.and_then(|value| value.strip_prefix("Bearer ")).map(|token| token.trim().to_owned());
     let query = || Form::parse(head.uri.query()?.as_bytes())?.get("access_token").map(str::to_owned);
     bearer.or_else(query)
-}
-
-/// One request with a session of ours on its way.
-struct Exchange {
-    parts: ThreepidCreds,
-    head: Parts,
-    sent: Bytes,
-    purpose: Purpose,
-    holder: RequestId,
-    carried: Carried,
-    owner: Owner,
-    uia_session: Option<String>,
-    /// The homeserver has learnt MSC2263 since the session began. If it delegates to the identity door it asks; if it
-    /// does not ask, it never will, and the client has to begin again.
-    handed_over: bool,
-}
-
-impl Exchange {
-    async fn run(self) -> Result<Response<Body>, Refusal> {
-        self.reserve().await?;
-        let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
-        let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
-        let told = self.settle(&shown).await?;
-        if self.handed_over && told == Told::Nothing && shown.outcome != Some(Completed::Request) {
-            return Err(Refusal::creds());
-        }
-        let mut response = answer?.map(Body::from);
-        response.extensions_mut().insert(self.carried.sid);
-        Ok(response)
-    }
-
-    /// Waits while another request holds the session; it never fails because of that.
-    async fn reserve(&self) -> Result<(), Refusal> {
-        loop {
-            let now = self.parts.clock.now();
-            let secret = self.carried.client_secret.as_ref();
-            let reserve = |session: &mut Session| session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
-            match self.parts.store.update_session(&self.carried.sid, now, reserve).await? {
-                Some(Reserved::Granted) => return Ok(()),
-                Some(Reserved::Wait) => tokio::time::sleep(LOOK_AGAIN).await,
-                Some(Reserved::Refused) | None => return Err(Refusal::creds()),
-            }
-        }
-    }
-
-    async fn settle(&self, shown: &Shown) -> Result<Told, Refusal> {
-        let now = self.parts.clock.now();
-        let by_uia_session_alone = self.carried.client_secret.is_none();
-        let owner = match (&self.uia_session, &shown.uia_session) {
-            (None, Some(id)) => Owner::uia_session(id),
-            (Some(_) | None, _) => self.owner.clone(),
-        };
-        let settle = |session: &mut Session| {
-            let told = session.told(&self.holder);
-            let used = told == Told::Validated || by_uia_session_alone;
-            let settled = match shown.outcome {
-                Some(Completed::Request) if used => Settled::Consumed(owner.clone()),
-                Some(Completed::Stage) if told == Told::Validated => Settled::Bound(owner.clone()),
-                Some(Completed::Request | Completed::Stage) | None => Settled::Released,
-            };
-            session.settle(&self.holder, settled, now);
-            told
-        };
-        let told = self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(Told::Nothing);
-        let uia_sessions = [&self.uia_session, &shown.uia_session];
-        for id in uia_sessions.into_iter().flatten().filter(|_| told == Told::Validated) {
-            let stage = UiaStage { sid: self.carried.sid.clone(), purpose: self.purpose };
-            let until = now.after(UIA_STAGE_LIFETIME);
-            let put = |_| (Change::Put { record: stage.clone(), until }, ());
-            self.parts.store.update(&Key::uia_session(id), now, put).await?;
-        }
-        Ok(told)
-    }
-}
-
-/// What an answer of the homeserver shows of the stage that our session stands for.
-#[derive(Debug, Default)]
-struct Shown {
-    outcome: Option<Completed>,
-    uia_session: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Completed {
-    /// 2xx: the whole request.
-    Request,
-    /// A 401 that lists the stage among the completed ones.
-    Stage,
-}
-
-impl Shown {
-    fn by(answer: &Response<Bytes>) -> Self {
-        if answer.status().is_success() {
-            return Self { outcome: Some(Completed::Request), uia_session: None };
-        }
-        let object = Object::parse(answer.body()).ok().filter(|_| answer.status() == StatusCode::UNAUTHORIZED);
-        let Some(object) = object else { return Self::default() };
-        let completed = object.get("completed").and_then(body::elements).unwrap_or_default();
-        let stage = |raw: &&RawValue| matches!(raw.get(), "\"m.login.email.identity\"" | "\"m.login.msisdn\"");
-        let outcome = completed.iter().any(stage).then_some(Completed::Stage);
-        Self { outcome, uia_session: object.string("session") }
-    }
 }

@@ -26,6 +26,8 @@ pub(super) struct Creds {
     pub(super) sid: Option<String>,
     pub(super) client_secret: Option<String>,
     pub(super) id_server: Option<String>,
+    /// The sid is there and neither an integer nor in the grammar of sids.
+    pub(super) odd_sid: bool,
 }
 
 impl Creds {
@@ -33,8 +35,13 @@ impl Creds {
         let either = |snake: &str, camel: &str| object.string(snake).or_else(|| object.string(camel));
         // Sydent's sids are numbers, and some clients send them as such.
         let number = |raw: &RawValue| raw.get().bytes().all(|b| b.is_ascii_digit()).then(|| raw.get().to_owned());
+        let sid = object.string("sid").or_else(|| object.get("sid").and_then(number));
+        let fits = |sid: &String| {
+            (1..=255).contains(&sid.len()) && sid.bytes().all(|b| b.is_ascii_alphanumeric() || b".=_-".contains(&b))
+        };
         Self {
-            sid: object.string("sid").or_else(|| object.get("sid").and_then(number)),
+            odd_sid: object.get("sid").is_some() && !sid.as_ref().is_some_and(fits),
+            sid,
             client_secret: either("client_secret", "clientsecret"),
             id_server: either("id_server", "idserver").filter(|name| !name.is_empty()),
         }
@@ -82,7 +89,7 @@ pub(super) fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) 
 pub(super) fn mend(body: &mut Object<'_>, came_from: &HashMap<String, String>, ours: &str) {
     edit(body, &mut |creds| {
         creds.remove("id_access_token");
-        let Creds { sid: Some(sid), id_server: None, .. } = Creds::of(creds) else { return };
+        let Creds { sid: Some(sid), id_server: None, odd_sid: false, .. } = Creds::of(creds) else { return };
         creds.remove("idserver");
         creds.set_string("id_server", came_from.get(&sid).map_or(ours, String::as_str));
     });
