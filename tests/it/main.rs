@@ -9,6 +9,7 @@
     reason = "a test that cannot go on should stop where it stands"
 )]
 
+mod attacks;
 mod client;
 mod config;
 mod flows;
