@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::shim::{Reserved, Shim, Wanted, authority};
 
 /// Identity doors that one homeserver trusts: a test that starts a shim takes one.
-const DOORS: usize = 96;
+const DOORS: usize = 192;
 
 pub struct Legacy {
     pub version: &'static str,
@@ -64,7 +64,7 @@ impl Legacy {
 
     /// A shim in front of it.
     pub async fn shim(&self, wanted: Wanted) -> Shim {
-        Shim::before(&self.address, self.doors.take(), wanted).await
+        Shim::before(&self.address, self.door(), wanted).await
     }
 }
 

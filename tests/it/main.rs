@@ -10,6 +10,7 @@
     reason = "a test that cannot go on should stop where it stands, and its helpers are shared inside this crate only"
 )]
 
+mod attacks;
 mod browser;
 mod client;
 mod completion;
