@@ -14,11 +14,11 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::config::{RouteMode, Shared};
-use crate::matrix::{Errcode, Medium, Purpose, SUBMIT_TOKEN_PATH, Sid};
+use crate::matrix::{Errcode, Medium, Purpose, SUBMIT_TOKEN_PATH};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::Door;
-use crate::telemetry::{self, Metrics, RequestId};
+use crate::telemetry::{self, Metrics, RequestId, Subject};
 use confirm::Confirm;
 use forward::{Body, Forward};
 use request_token::RequestToken;
@@ -105,6 +105,16 @@ impl Route {
             Self::SubmitToken => "submit_token",
         }
     }
+
+    /// What the path itself says of it; of a completion only its session does.
+    fn medium(self) -> Option<Medium> {
+        match self {
+            Self::RequestToken(_, medium) => Some(medium),
+            Self::Confirm(_) => Some(Medium::Email),
+            Self::SubmitToken => Some(Medium::Msisdn),
+            Self::Forward | Self::Versions | Self::ThreepidCreds(_) => None,
+        }
+    }
 }
 
 /// The client door.
@@ -168,6 +178,11 @@ impl Front {
             Err(refusal) => return refusal.into_response().map(Body::from),
         };
         request.extensions_mut().insert(request_id.clone());
+        let subject = Subject::default();
+        request.extensions_mut().insert(subject.clone());
+        if let Some(medium) = route.medium() {
+            subject.note_medium(medium);
+        }
         let answered = match route {
             Route::RequestToken(purpose, medium) => self.request_token.handle(request, purpose, medium).await,
             Route::ThreepidCreds(completion) => self.threepid_creds.handle(request, completion).await,
@@ -189,8 +204,9 @@ impl Front {
             route = route.name(),
             outcome,
             status = response.status().as_u16(),
-            errcode = errcode.map(Errcode::as_str),
-            sid = response.extensions().get::<Sid>().map(Sid::as_str),
+            errcode = errcode.map(Errcode::as_str).or(subject.errcode().filter(|_| !response.status().is_success())),
+            sid = subject.sid(),
+            medium = subject.medium(),
             fault = fault.as_str(),
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             %request_id,

@@ -19,7 +19,7 @@ use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
 use crate::session::{Owner, Reserved, Session, Settled};
 use crate::store::{Change, Key, Store, UiaStage};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, Subject};
 use creds::{Creds, Place};
 
 /// The largest answer to a completion that is read.
@@ -106,6 +106,7 @@ impl ThreepidCreds {
             let sent = self.mend_foreign(&mut object, &all, completion).await?;
             return self.forward.relay(&head, sent.unwrap_or_else(|| bytes.clone())).await;
         };
+        Subject::of(&head.extensions).note_sid(&carried.sid);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
@@ -190,9 +191,7 @@ impl Exchange {
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
         self.settle(&shown).await?;
-        let mut response = answer?.map(Body::from);
-        response.extensions_mut().insert(self.carried.sid);
-        Ok(response)
+        Ok(answer?.map(Body::from))
     }
 
     /// Waits while another request holds the session; it never fails because of that.
@@ -200,8 +199,15 @@ impl Exchange {
         loop {
             let now = self.parts.clock.now();
             let secret = self.carried.client_secret.as_ref();
-            let reserve = |session: &mut Session| session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
-            match self.parts.store.update_session(&self.carried.sid, now, reserve).await? {
+            let reserve = |session: &mut Session| {
+                let reserved = session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
+                (reserved, session.threepid.medium)
+            };
+            let reserved = self.parts.store.update_session(&self.carried.sid, now, reserve).await?;
+            if let Some((_, medium)) = reserved {
+                Subject::of(&self.head.extensions).note_medium(medium);
+            }
+            match reserved.map(|(reserved, _)| reserved) {
                 Some(Reserved::Granted) => return Ok(()),
                 Some(Reserved::Wait) => tokio::time::sleep(LOOK_AGAIN).await,
                 Some(Reserved::Refused) | None => return Err(Refusal::creds()),
