@@ -39,7 +39,8 @@ async fn every_family_works_under_every_version_segment_that_the_homeserver_serv
                 let email = if purpose == "account/password" { known.clone() } else { unique("new") + "@example.org" };
                 let path = format!("/_matrix/client/{segment}/{purpose}/email/requestToken");
                 let body = asked(&email, &unique("secret"));
-                let bare = synapse.bare().post(&path, with(body.clone(), "id_server", "untrusted.example".into())).await;
+                let bare =
+                    synapse.bare().post(&path, with(body.clone(), "id_server", "untrusted.example".into())).await;
                 let answer = shim.client().post(&path, body).await;
                 if bare.text().contains("M_SERVER_NOT_TRUSTED") {
                     let link = target_of(&shim.link(&answer.sid()));
@@ -144,11 +145,14 @@ async fn a_faulty_request_is_refused_in_the_homeservers_words_and_never_reaches_
         format!("{{{}}}", kept.collect::<Vec<_>>().join(","))
     };
     let mut rows = 0;
-    for body in ["", "{", "[]", "null", "\"x\"", "{\"client_secret\":\"s\"} x"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain([but(&[0]), but(&[1]), but(&[2]), but(&[0, 1]), but(&[1, 2]), but(&[0, 1, 2])])
-    {
+    for body in ["", "{", "[]", "null", "\"x\"", "{\"client_secret\":\"s\"} x"].map(str::to_owned).into_iter().chain([
+        but(&[0]),
+        but(&[1]),
+        but(&[2]),
+        but(&[0, 1]),
+        but(&[1, 2]),
+        but(&[0, 1, 2]),
+    ]) {
         // The bare homeserver demands the fourth field; only then does it speak of the others alone.
         let named = body.replacen("{}", r#"{"id_server":"x"}"#, 1).replacen("{\"", "{\"id_server\":\"x\",\"", 1);
         for purpose in PURPOSES {
@@ -171,7 +175,10 @@ async fn a_field_out_of_its_grammar_is_named_and_the_request_is_not_forwarded() 
     let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), Wanted::config(ROOMY)).await;
     let long = |count| json!("x".repeat(count));
     let rows = [
-        ("client_secret", vec![json!(""), long(256), json!("a b"), json!("\u{fc}"), json!(7), json!(null), json!(["s"])]),
+        (
+            "client_secret",
+            vec![json!(""), long(256), json!("a b"), json!("\u{fc}"), json!(7), json!(null), json!(["s"])],
+        ),
         ("email", vec![json!(7), json!(null), json!(""), json!("a"), json!("@b.c"), json!("a@"), json!("a@b@c.d")]),
         ("email", vec![json!("bac\u{212a}@example.com"), json!("a b@c.d"), json!("a@c.d\n"), json!("<a@c.d>")]),
         ("email", vec![json!(format!("{}@example.org", "x".repeat(489))), json!("a@c..d"), json!("a@localhost\u{0}")]),
@@ -215,11 +222,31 @@ async fn the_homeserver_gets_the_fields_it_knows_and_the_address_in_its_one_form
     let name = &shim.identity;
     let long = "x".repeat(255);
     let rows = [
-        (r#""client_secret":"s","email":"Some.One+TAG@Example.ORG""#, r#""client_secret":"s","email":"some.one+tag@example.org""#, "1"),
-        (r#""client_secret":"s:.=_-","email":"a@b\u00fccher.example""#, r#""client_secret":"s:.=_-","email":"a@xn--bcher-kva.example""#, "9223372036854775807"),
-        (&format!(r#""client_secret":"{long}","email":"a@b.c""#), &format!(r#""client_secret":"{long}","email":"a@b.c""#), "-9223372036854775808"),
-        (r#""unknown":[1e400],"email":"a@b.c","next_link":null,"client_secret":"t""#, r#""client_secret":"t","email":"a@b.c""#, "0"),
-        (r#""client_secret":"u","bind":true,"next_link":"","email":"a@b.c""#, r#""client_secret":"u","email":"a@b.c""#, "-7"),
+        (
+            r#""client_secret":"s","email":"Some.One+TAG@Example.ORG""#,
+            r#""client_secret":"s","email":"some.one+tag@example.org""#,
+            "1",
+        ),
+        (
+            r#""client_secret":"s:.=_-","email":"a@b\u00fccher.example""#,
+            r#""client_secret":"s:.=_-","email":"a@xn--bcher-kva.example""#,
+            "9223372036854775807",
+        ),
+        (
+            &format!(r#""client_secret":"{long}","email":"a@b.c""#),
+            &format!(r#""client_secret":"{long}","email":"a@b.c""#),
+            "-9223372036854775808",
+        ),
+        (
+            r#""unknown":[1e400],"email":"a@b.c","next_link":null,"client_secret":"t""#,
+            r#""client_secret":"t","email":"a@b.c""#,
+            "0",
+        ),
+        (
+            r#""client_secret":"u","bind":true,"next_link":"","email":"a@b.c""#,
+            r#""client_secret":"u","email":"a@b.c""#,
+            "-7",
+        ),
     ];
     for (count, (sent, received, attempt)) in rows.iter().enumerate() {
         let body = format!(r#"{{{sent},"send_attempt":{attempt}}}"#);
@@ -234,7 +261,9 @@ async fn the_homeserver_gets_the_fields_it_knows_and_the_address_in_its_one_form
     }
     let body = with(asked("a@example.org", "v"), "next_link", "https://app.example/#/register?session_id=1".into());
     shim.client().post(&request_token_path("register"), body).await.sid();
-    assert!(caller.bodies()[5].ends_with(r#","send_attempt":1,"next_link":"https://app.example/#/register?session_id=1"}"#));
+    assert!(
+        caller.bodies()[5].ends_with(r#","send_attempt":1,"next_link":"https://app.example/#/register?session_id=1"}"#)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,6 @@ use crate::legacy::{legacy, unique};
 use crate::secure::{API, Caller, IdentityServer, as_synapse};
 use crate::shim::{ROOMY, Reserved, Shim, Wanted};
 
-const HOUR: Duration = Duration::from_secs(3600);
-
 fn named(email: &str, client_secret: &str, id_server: &str) -> Value {
     json!({ "client_secret": client_secret, "email": email, "send_attempt": 1, "id_server": id_server })
 }
@@ -49,7 +47,8 @@ async fn creds_that_forget_their_identity_server_are_sent_to_the_one_their_sid_c
 
     // Old homeservers look at creds wherever there is user-interactive auth, before they ask for the password.
     let auth = json!({ "type": EMAIL_STAGE, "threepid_creds": creds(&sid, &secret) });
-    for (method, endpoint) in [("POST", "account/deactivate"), ("POST", "delete_devices"), ("DELETE", "devices/OTHER")] {
+    for (method, endpoint) in [("POST", "account/deactivate"), ("POST", "delete_devices"), ("DELETE", "devices/OTHER")]
+    {
         let before = theirs.calls().len();
         let body = json!({ "auth": auth, "devices": [] }).to_string();
         let answer = user.send(method, &format!("/_matrix/client/r0/{endpoint}"), body.as_bytes()).await;
@@ -58,7 +57,7 @@ async fn creds_that_forget_their_identity_server_are_sent_to_the_one_their_sid_c
     }
 
     let sid = token("account/3pid", &format!("later-{address}")).await;
-    shim.later(48 * HOUR - Duration::from_secs(1));
+    shim.later(Duration::from_secs(48 * 3600 - 1));
     user.add_3pid(creds(&sid, &secret)).await.ok();
     shim.later(Duration::from_secs(1));
     let forgotten = user.add_3pid(creds(&sid, &secret)).await;
@@ -107,9 +106,15 @@ const OURS: [(&str, &str, &str); 3] = [
 ];
 
 const FOREIGN: [(&str, &str); 8] = [
-    (r#"{"sid":"4711","client_secret":"secret"}"#, r#"{"sid":"4711","client_secret":"secret","id_server":"vector.im"}"#),
+    (
+        r#"{"sid":"4711","client_secret":"secret"}"#,
+        r#"{"sid":"4711","client_secret":"secret","id_server":"vector.im"}"#,
+    ),
     (r#"{"id_server":null,"sid":"4711","x":1E2}"#, r#"{"id_server":"vector.im","sid":"4711","x":1E2}"#),
-    (r#"[{"sid":"4711"},{"sid":"4712"}]"#, r#"[{"sid":"4711","id_server":"vector.im"},{"sid":"4712","id_server":"{us}"}]"#),
+    (
+        r#"[{"sid":"4711"},{"sid":"4712"}]"#,
+        r#"[{"sid":"4711","id_server":"vector.im"},{"sid":"4712","id_server":"{us}"}]"#,
+    ),
     (r#"{"sid":"4711","idServer":""}"#, r#"{"sid":"4711","id_server":"vector.im"}"#),
     (r#"{"sid":"0815","client_secret":"secret"}"#, r#"{"sid":"0815","client_secret":"secret","id_server":"{us}"}"#),
     (r#"{"sid":"0815","id_server":"matrix.org"}"#, r#"{"sid":"0815","id_server":"matrix.org"}"#),
@@ -144,7 +149,8 @@ async fn beside_the_creds_a_completion_keeps_its_order_its_numbers_and_its_dupli
     let shim = Shim::before(&caller.address(), door, Wanted::config(ROOMY)).await;
     let client = shim.client();
     let ours = client.request_token("register", "a@example.org", "secret", 1).await.sid();
-    let theirs = client.post(&request_token_path("register"), named("a@example.org", "secret", "vector.im")).await.sid();
+    let theirs =
+        client.post(&request_token_path("register"), named("a@example.org", "secret", "vector.im")).await.sid();
     assert_eq!(theirs, "4711");
     let filled = |text: &str| text.replace("{sid}", &ours).replace("{us}", &shim.identity);
     let arrives = async |method: &str, endpoint: &str, sent: String, expected: String| {
@@ -162,7 +168,11 @@ async fn beside_the_creds_a_completion_keeps_its_order_its_numbers_and_its_dupli
         for (sent, expected) in FOREIGN {
             let top = endpoint.starts_with("account/3pid");
             let body = |creds: &str| {
-                let creds = if top { format!(r#""three_pid_creds":{creds}"#) } else { format!(r#""auth":{{"threepid_creds":{creds},"u":[1.0]}}"#) };
+                let creds = if top {
+                    format!(r#""three_pid_creds":{creds}"#)
+                } else {
+                    format!(r#""auth":{{"threepid_creds":{creds},"u":[1.0]}}"#)
+                };
                 format!(r#"{{"b":1.50,{creds},"a":{{"x":1,"x":2}},"bind":true}}"#)
             };
             arrives(method, endpoint, body(sent), filled(&body(expected))).await;
