@@ -19,7 +19,7 @@ use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
 use crate::session::Owner;
 use crate::store::{Key, Store};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, Subject};
 use creds::{Creds, Place};
 use exchange::Exchange;
 use under_way::{Entered, UnderWay};
@@ -115,6 +115,7 @@ impl ThreepidCreds {
             let sent = self.mend_foreign(&mut object, &all, completion).await?;
             return self.relay(head, sent.unwrap_or_else(|| bytes.clone()), under_way).await;
         };
+        Subject::of(&head.extensions).note_sid(&carried.sid);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
@@ -146,6 +147,7 @@ impl ThreepidCreds {
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
+        Subject::of(&head.extensions).note_sid(&carried.sid);
         let (parts, sent, handed_over) = (self.clone(), bytes, true);
         let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?

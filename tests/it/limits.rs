@@ -100,7 +100,6 @@ async fn links_tried_are_limited_by_the_clients_ip() {
     assert_eq!(client("203.0.113.1").get(page).await.status, 400);
 }
 
-/// Before a mail server that takes the whole dialogue and never ends one by itself.
 async fn hiding(script: Script) -> (Shim, Mailbox) {
     let mailbox = Mailbox::start(script).await;
     let wanted = Wanted::config(&format!("{ROOMY}[session]\nhide_existence = true\n")).mailing_to(mailbox.address());
@@ -114,7 +113,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_hide_existence_no_answer_tells_whether_an_address_has_an_account() {
-    let (shim, mailbox) = hiding(Script::clear().always(Fault::hold(At::Dot))).await;
+    let (shim, mailbox) = hiding(Script::clear().always(Fault::hold(At::Rcpt))).await;
     let outbox = legacy("1.3.1").shim(Wanted::default()).await;
     let (_, known) = registered(&outbox).await;
     let ask = |purpose: &'static str, email: String| {
