@@ -104,12 +104,22 @@ async fn s4_29_a_body_is_read_as_the_homeserver_reads_it_or_refused() {
         let read = naive.heard().get(heard).cloned();
         // Another session each time, or it would be a retry.
         let mailed = shim.outbox().len();
-        let fresh = String::from_utf8(body.clone()).map(|text| text.replace("\"s\"", &format!("\"{}\"", unique("s"))).into_bytes());
+        let fresh = String::from_utf8(body.clone())
+            .map(|text| text.replace("\"s\"", &format!("\"{}\"", unique("s"))).into_bytes());
         let here = ask(&shim.client(), &with_id(&fresh.unwrap_or(body), "")).await;
         if here.status == 200 {
             // It reads a key that it does not know, and then fails on it (P§0.5).
             let unknown_key = text.contains("\"x\":") || text.contains("\"\":");
-            assert_eq!(bare.status, if unknown_key { 500 } else { 200 }, "{text}: the homeserver does not read it");
+            // Dendrite reads it, Synapse would not; what goes on is rewritten, so that one reading is left.
+            let go_spelling = text.contains("EMAIL");
+            let expected = if unknown_key {
+                500
+            } else if go_spelling {
+                400
+            } else {
+                200
+            };
+            assert_eq!(bare.status, expected, "{text}: the homeserver does not read it");
             let read = read.unwrap_or_else(|| "\"email\":\"a@example.org\"".to_owned());
             assert!(read.contains("\"email\":\"a@example.org\""), "{text}: it reads another address");
             assert!(shim.outbox().last().unwrap().contains("To: a@example.org\r\n"), "{text}");
@@ -157,7 +167,8 @@ async fn s4_30_an_id_server_is_absent_or_present_to_both_or_refused() {
     let mut ran = 0;
     for (id_server, (status, errcode)) in table {
         let secret = unique("secret");
-        let body = format!(r#"{{"email":"{secret}@example.org","client_secret":"{secret}","send_attempt":1,{id_server}}}"#);
+        let body =
+            format!(r#"{{"email":"{secret}@example.org","client_secret":"{secret}","send_attempt":1,{id_server}}}"#);
         let mailed = shim.outbox().len();
         let answer = ask(&shim.client(), body.as_bytes()).await;
         assert_eq!(answer.verdict(), (status, errcode.to_owned()), "{id_server}: {}", answer.text());
@@ -175,7 +186,14 @@ async fn s4_31_a_labelled_body_is_refused_whether_the_label_is_true_or_not() {
     let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     std::io::Write::write_all(&mut zipped, body).unwrap();
     let zipped = zipped.finish().unwrap();
-    for path in ["register/email/requestToken", "account/password/email/requestToken", "register", "account/password", "account/3pid", "delete_devices"] {
+    for path in [
+        "register/email/requestToken",
+        "account/password/email/requestToken",
+        "register",
+        "account/password",
+        "account/3pid",
+        "delete_devices",
+    ] {
         for encoding in ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "identity, gzip", "nonsense"] {
             for bytes in [&body[..], &zipped] {
                 let client = shim.client().with("Content-Encoding", encoding);
@@ -205,7 +223,12 @@ async fn p4_5_s4_28_a_body_or_a_field_of_any_size_is_refused() {
         (format!("{good},\"next_link\":\"https://a.example/{}\"}}", "x".repeat(2048)), 400, "M_INVALID_PARAM"),
     ];
     for (body, status, errcode) in &table {
-        assert_eq!(ask(&shim.client(), body.as_bytes()).await.verdict(), (*status, (*errcode).to_owned()), "{}", &body[..99]);
+        assert_eq!(
+            ask(&shim.client(), body.as_bytes()).await.verdict(),
+            (*status, (*errcode).to_owned()),
+            "{}",
+            &body[..99]
+        );
     }
     let user = logged_in(&shim.client()).await;
     let large = format!("{{\"three_pid_creds\":{{}},\"x\":\"{}\"}}", "x".repeat(1 << 20));
@@ -215,7 +238,10 @@ async fn p4_5_s4_28_a_body_or_a_field_of_any_size_is_refused() {
     }
     let chunked = user.with("Transfer-Encoding", "chunked");
     let body = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
-    let request = format!("POST /_matrix/client/r0/register HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{body}", shim.clients);
+    let request = format!(
+        "POST /_matrix/client/r0/register HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{body}",
+        shim.clients
+    );
     drop(chunked);
     assert_eq!(crate::client::parse(&crate::client::raw(&shim.clients, request.as_bytes()).await).status, 413);
     assert_eq!(shim.outbox(), [] as [String; 0]);
@@ -227,8 +253,13 @@ async fn s4_35_a_client_secret_with_a_line_feed_behind_it_is_refused() {
     for version in VERSIONS {
         let synapse = legacy(version);
         let naive = Naive::of(synapse, "x").await;
-        let body = json!({ "email": "a@example.org", "client_secret": "abc\n", "send_attempt": 1, "id_server": naive.name });
-        assert_eq!(synapse.bare().post(&request_token_path("register"), body).await.status, 200, "{version}: the bare one takes it");
+        let body =
+            json!({ "email": "a@example.org", "client_secret": "abc\n", "send_attempt": 1, "id_server": naive.name });
+        assert_eq!(
+            synapse.bare().post(&request_token_path("register"), body).await.status,
+            200,
+            "{version}: the bare one takes it"
+        );
         let shim = roomy(synapse).await;
         for secret in ["abc\n", "abc\r\n", "\nabc", "a b", "", "a/b", "a%62", "\u{e4}", "\u{0661}", "a\0"] {
             let refused = shim.client().request_token("register", "a@example.org", secret, 1).await;

@@ -58,7 +58,10 @@ async fn p3_3_the_door_tells_no_address_and_mails_nothing_without_a_request_in_f
     ] {
         let answer = call(&shim, "GET", &format!("{GET_VALIDATED}?{query}"), "").await;
         let body = answer.clone().ok();
-        assert!(["M_SESSION_NOT_VALIDATED", "M_NO_VALID_SESSION"].contains(&body["errcode"].as_str().unwrap()), "{body}");
+        assert!(
+            ["M_SESSION_NOT_VALIDATED", "M_NO_VALID_SESSION"].contains(&body["errcode"].as_str().unwrap()),
+            "{body}"
+        );
         assert!(body.get("address").is_none() && body.get("medium").is_none(), "{body}");
     }
     let bind = json!({ "sid": sid, "client_secret": secret, "mxid": "@a:localhost" }).to_string();
@@ -182,7 +185,8 @@ async fn p0_7_a_user_can_remove_an_address_and_leave() {
         let stuck = logged_in(&synapse.bare()).await;
         stuck.add_3pid(naive.creds()).await.ok();
         naive.binds_with(403);
-        let delete = |address: &str, id_server: &str| json!({ "medium": "email", "address": address, "id_server": id_server });
+        let delete =
+            |address: &str, id_server: &str| json!({ "medium": "email", "address": address, "id_server": id_server });
         let path = "/_matrix/client/unstable/account/3pid/delete";
         let kept = stuck.post(path, delete(&email, &naive.name)).await;
         assert_eq!(kept.status, 500, "{version}: the fault is real: {}", kept.text());

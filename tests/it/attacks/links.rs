@@ -19,7 +19,9 @@ async fn ask_with_next_link(client: &Client, purpose: &str, next_link: &str) -> 
 async fn p4_4_the_next_link_is_the_requests_own_and_the_sid_goes_to_its_very_end() {
     let shim = roomy(legacy("1.3.1")).await;
     let element = "https://app.example/#/register?client_secret=a&hs_url=b&is_url=null&session_id=c";
-    for (next_link, separator) in [(element, "&"), ("https://app.example/#/done", "?"), ("http://app.example:8080/?a=b", "&")] {
+    for (next_link, separator) in
+        [(element, "&"), ("https://app.example/#/done", "?"), ("http://app.example:8080/?a=b", "&")]
+    {
         let sid = ask_with_next_link(&shim.client(), "register", next_link).await.sid();
         let link = shim.link(&sid);
         assert!(!link.contains("next_link") && !link.contains("app.example"), "it is kept here, not mailed: {link}");
@@ -83,7 +85,12 @@ async fn s4_14_a_next_link_that_is_no_plain_web_address_is_refused_and_nothing_i
 
     let strict = format!("[session]\nnext_link_hosts = [\"good.example\"]\n{ROOMY}");
     let strict = synapse.shim(Wanted::config(&strict)).await;
-    for evil in ["https://evil.example", "https://good.example.evil.example", "https://evil.example/good.example", "https://xgood.example"] {
+    for evil in [
+        "https://evil.example",
+        "https://good.example.evil.example",
+        "https://evil.example/good.example",
+        "https://xgood.example",
+    ] {
         let refused = ask_with_next_link(&strict.client(), "register", evil).await;
         assert_eq!(refused.verdict(), (400, "M_INVALID_PARAM".into()), "{evil}");
     }
@@ -103,15 +110,25 @@ async fn s4_26_no_header_of_the_request_changes_where_the_mailed_link_leads() {
         (path.clone(), "Host: evil.example:1".to_owned()),
         (path.clone(), format!("Host: {}\r\nX-Forwarded-Host: evil.example", shim.clients)),
         (path.clone(), format!("Host: {}\r\nForwarded: host=evil.example;proto=https", shim.clients)),
-        (path.clone(), format!("Host: {}\r\nX-Forwarded-Proto: evil\r\nX-Forwarded-Server: evil.example", shim.clients)),
+        (
+            path.clone(),
+            format!("Host: {}\r\nX-Forwarded-Proto: evil\r\nX-Forwarded-Server: evil.example", shim.clients),
+        ),
         (path.clone(), format!("Host: {}\r\nX-Original-URL: /evil\r\nX-Rewrite-URL: /evil", shim.clients)),
-        (path.clone(), format!("Host: {}\r\nOrigin: https://evil.example\r\nReferer: https://evil.example/", shim.clients)),
+        (
+            path.clone(),
+            format!("Host: {}\r\nOrigin: https://evil.example\r\nReferer: https://evil.example/", shim.clients),
+        ),
         (format!("http://evil.example{path}"), "Host: evil.example".to_owned()),
         (format!("http://evil.example{path}"), format!("Host: {}", shim.clients)),
     ] {
         let secret = unique("secret");
-        let body = json!({ "email": format!("{secret}@example.org"), "client_secret": secret, "send_attempt": 1 }).to_string();
-        let request = format!("POST {target} HTTP/1.1\r\n{headers}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let body =
+            json!({ "email": format!("{secret}@example.org"), "client_secret": secret, "send_attempt": 1 }).to_string();
+        let request = format!(
+            "POST {target} HTTP/1.1\r\n{headers}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         let answer = parse(&raw(&shim.clients, request.as_bytes()).await);
         let disagrees = target.starts_with("http") && !headers.contains("evil");
         assert_eq!(answer.status, if disagrees { 400 } else { 200 }, "{target} {headers}: {}", answer.text());
@@ -156,7 +173,8 @@ async fn s4_25_the_shim_opens_no_connection_to_a_host_that_a_client_names() {
 /// Whether a socket of this process, in which the shim runs, has that other end: open, or still knocking.
 fn shim_connects_to(_shim: &Shim, named: &str) -> bool {
     let port: u16 = named.rsplit(':').next().unwrap().parse().unwrap();
-    let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap() + &std::fs::read_to_string("/proc/self/net/tcp6").unwrap();
+    let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap()
+        + &std::fs::read_to_string("/proc/self/net/tcp6").unwrap();
     let far = |line: &str| line.split_whitespace().nth(2).map(str::to_owned).unwrap_or_default();
     sockets.lines().map(far).any(|far| far.ends_with(&format!(":{port:04X}")) || far.starts_with("FEA9FEA9"))
 }

@@ -35,7 +35,9 @@ async fn p4_3_s4_17_whatever_only_fetches_the_link_validates_nothing() {
     for _ in 0..5 {
         assert_eq!(user.get(&target).await.status, 200);
     }
-    for (method, status) in [("HEAD", 200), ("OPTIONS", 200), ("PUT", 405), ("DELETE", 405), ("PATCH", 405), ("POST", 400)] {
+    for (method, status) in
+        [("HEAD", 200), ("OPTIONS", 200), ("PUT", 405), ("DELETE", 405), ("PATCH", 405), ("POST", 400)]
+    {
         assert_eq!(user.send(method, &target, b"").await.status, status, "{method}");
     }
     for (name, value) in [
@@ -112,7 +114,9 @@ async fn s4_16_s4_18_the_pages_fields_are_exactly_these_and_nothing_leads_elsewh
     for (answer, status) in [(&page, 200), (&done, 200), (&again, 200), (&invalid, 400)] {
         assert_eq!(answer.status, status);
         let mut headers = answer.headers.clone();
-        headers.retain(|(name, _)| !["content-length", "date", "connection"].contains(&name.to_ascii_lowercase().as_str()));
+        headers.retain(|(name, _)| {
+            !["content-length", "date", "connection"].contains(&name.to_ascii_lowercase().as_str())
+        });
         headers.sort();
         let policy = answer.header("content-security-policy").unwrap();
         let (before, after) = policy.split_once("'sha256-").unwrap();
@@ -174,7 +178,7 @@ async fn p4_5_s4_15_hostile_values_make_no_element_on_the_page() {
         let mut pairs: Vec<_> = query.split('&').filter(|pair| !pair.starts_with(name)).map(str::to_owned).collect();
         pairs.push(format!("{name}={hostile}"));
         let page = shim.client().get(&format!("{path}?{}", pairs.join("&"))).await.text();
-        assert!(!page.contains("svg") && !page.contains("49") , "{name}: {page}");
+        assert!(!page.contains("svg") && !page.contains("49"), "{name}: {page}");
         let posted = shim.client().send("POST", path, pairs.join("&").as_bytes()).await.text();
         assert_eq!(posted, plain, "{name}");
     }
@@ -207,7 +211,9 @@ async fn s4_36_unknown_wrong_and_expired_links_are_one_page_to_the_byte() {
         ]
     };
     let mut answers = Vec::new();
-    let plainly = |answer: Answer| (answer.status, answer.body, answer.headers.into_iter().filter(|(name, _)| name != "date").collect::<Vec<_>>());
+    let plainly = |answer: Answer| {
+        (answer.status, answer.body, answer.headers.into_iter().filter(|(name, _)| name != "date").collect::<Vec<_>>())
+    };
     for guessed in guess(query) {
         answers.push(plainly(shim.client().get(&format!("{path}?{guessed}")).await));
     }

@@ -16,7 +16,8 @@ async fn s4_32_a_spelling_that_the_shim_does_not_know_is_none_that_the_homeserve
         let synapse = legacy(version);
         let naive = Naive::of(synapse, "x@example.org").await;
         let shim = roomy(synapse).await;
-        let body = json!({ "email": "x@example.org", "client_secret": "s", "send_attempt": 1, "id_server": naive.name });
+        let body =
+            json!({ "email": "x@example.org", "client_secret": "s", "send_attempt": 1, "id_server": naive.name });
         let known = synapse.bare().post(&request_token_path("register"), body.clone()).await;
         assert_eq!(known.status, 200, "the spelling that it takes");
         let taken = naive.heard().len();
@@ -96,7 +97,8 @@ async fn s4_33_no_framing_gets_a_request_past_the_shim() {
     let shim = roomy(legacy("1.3.1")).await;
     let secret = unique("secret");
     let sid = shim.verify("register", &format!("{secret}@example.org"), &secret).await;
-    let theft = json!({ "new_password": "stolen", "auth": super::email_stage(&creds(&sid, &secret), None) }).to_string();
+    let theft =
+        json!({ "new_password": "stolen", "auth": super::email_stage(&creds(&sid, &secret), None) }).to_string();
     let path = "/_matrix/client/r0/account/password";
     let host = &shim.clients;
     let length = theft.len();
@@ -107,26 +109,42 @@ async fn s4_33_no_framing_gets_a_request_past_the_shim() {
     };
     for request in [
         format!("{one}Connection: close\r\n\r\n{theft}"),
-        format!("{one}Connection: close\r\nX-HTTP-Method-Override: GET\r\nX-HTTP-Method: PUT\r\nX-Method-Override: GET\r\n\r\n{theft}"),
-        format!("POST {path}?_method=GET HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{theft}"),
+        format!(
+            "{one}Connection: close\r\nX-HTTP-Method-Override: GET\r\nX-HTTP-Method: PUT\r\nX-Method-Override: GET\r\n\r\n{theft}"
+        ),
+        format!(
+            "POST {path}?_method=GET HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{theft}"
+        ),
         format!("POST {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{theft}"),
         format!("POST {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{theft}"),
-        format!("POST http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{theft}"),
+        format!(
+            "POST http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{theft}"
+        ),
         format!("GET /_matrix/client/versions HTTP/1.1\r\nHost: {host}\r\n\r\n{one}Connection: close\r\n\r\n{theft}"),
         format!("{one}\r\n{theft}{one}Connection: close\r\n\r\n{theft}"),
-        format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{length:x};x=y\r\n{theft}\r\n0\r\n\r\n"),
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{length:x};x=y\r\n{theft}\r\n0\r\n\r\n"
+        ),
         format!("{one}Connection: Content-Length, close\r\n\r\n{theft}"),
     ] {
         refused(&raw(host, request.as_bytes()).await);
     }
-    let get = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-HTTP-Method-Override: POST\r\nContent-Length: {length}\r\n\r\n{theft}");
+    let get = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nX-HTTP-Method-Override: POST\r\nContent-Length: {length}\r\n\r\n{theft}"
+    );
     assert_eq!(parse(&raw(host, get.as_bytes()).await).verdict(), (400, "M_UNRECOGNIZED".into()), "the homeserver's");
     for smuggled in [
         format!("{one}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{one}\r\n{theft}"),
         format!("{one}Content-Length: 0\r\nConnection: close\r\n\r\n{theft}"),
-        format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{theft}\r\n0\r\n\r\n"),
-        format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"),
-        format!("POST http://evil.example{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{theft}"),
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{theft}\r\n0\r\n\r\n"
+        ),
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"
+        ),
+        format!(
+            "POST http://evil.example{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{theft}"
+        ),
     ] {
         let answer = raw(host, smuggled.as_bytes()).await;
         let text = String::from_utf8_lossy(&answer).into_owned();
@@ -147,9 +165,16 @@ async fn s4_34_a_spoofed_forwarded_for_resets_no_limit() {
         // Behind a trusted proxy only the rightmost hop is its word.
         let client = if n % 2 == 0 {
             let spoofed = format!("198.51.100.{n}");
-            untrusting.client().with("X-Forwarded-For", &spoofed).with("Forwarded", &format!("for={spoofed}")).with("X-Real-IP", &spoofed)
+            untrusting
+                .client()
+                .with("X-Forwarded-For", &spoofed)
+                .with("Forwarded", &format!("for={spoofed}"))
+                .with("X-Real-IP", &spoofed)
         } else {
-            trusting.client().with("X-Forwarded-For", &format!("198.51.100.{n}, 203.0.113.7, 127.0.0.1")).with("X-Real-IP", "192.0.2.1")
+            trusting
+                .client()
+                .with("X-Forwarded-For", &format!("198.51.100.{n}, 203.0.113.7, 127.0.0.1"))
+                .with("X-Real-IP", "192.0.2.1")
         };
         let secret = unique("secret");
         let answer = client.request_token("register", &format!("{secret}@example.org"), &secret, 1).await;
