@@ -1,5 +1,6 @@
 //! A body read up to a limit, edited as JSON, sent on with the right length. What is not touched keeps its bytes.
 
+mod fields;
 mod form;
 mod object;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+pub use fields::Fields;
 pub use form::Form;
 pub use object::{NotAnObject, Object, elements};
 
@@ -39,6 +41,12 @@ where
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(Refusal::bad_request(Errcode::MUnknown, "The body ended before it was complete")),
     }
+}
+
+/// Whether a body may be looked into in passing: its length is told and small, and it is not encoded.
+pub fn is_short(headers: &HeaderMap, limit: usize) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.is_some_and(|length| length <= limit) && !headers.contains_key(header::CONTENT_ENCODING)
 }
 
 /// Old homeservers do not decode bodies: a plain body labelled `gzip` would be read by them and not by us.

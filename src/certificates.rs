@@ -1,210 +1,291 @@
-//! The certificate of the identity door: the operator's, or one of a CA that the shim makes at its first start.
+//! The identity door's certificate: the operator's own, or one of a CA that the shim makes for itself.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use pem::Pem;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
 };
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::PrivateKeyDer;
 
-use crate::config::{Config, IdentityTls};
+use crate::config::{Identity, IdentityTls};
 use crate::serve::{Tls, TlsError};
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Nobody renews it: it has to outlive the homeserver that cannot be upgraded.
+const CA_LIFETIME: u32 = 20;
+/// Signed anew at every start, so this bounds one run of the process.
+const LEAF_LIFETIME: u32 = 5;
+/// Clocks of two machines differ.
+const BACKDATED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why the identity door has no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error("cannot write {}: give the shim's user a state_dir it may write to", path.display())]
-    Write {
+    #[error("cannot {what} {}", path.display())]
+    File {
+        what: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{} is not a private key: remove the folder to have a new CA made", path.display())]
+    #[error("{} is not a usable private key; restore it, or remove the folder and let the homeserver trust the new CA", path.display())]
     Key {
         path: PathBuf,
         #[source]
         source: rcgen::Error,
     },
-    #[error("a certificate cannot be made")]
-    Make(#[from] rcgen::Error),
+    #[error("{} is there without its ca.key; restore the key, or remove the folder and let the homeserver trust the new CA", path.display())]
+    KeyMissing { path: PathBuf },
+    #[error("{} does not belong to the ca.key beside it; restore it, or remove it to have it made again", path.display())]
+    Mismatch { path: PathBuf },
+    #[error("cannot make a certificate for {name:?}")]
+    Make {
+        name: String,
+        #[source]
+        source: rcgen::Error,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
-/// What the identity door shows. Without files of the operator's: a certificate for the host of `identity.name`, made
-/// anew at every start by the CA kept in `state_dir/tls`. The homeserver has to trust that CA: `ca.pem` is it alone,
-/// `ca-bundle.pem` it and the system's, for `SSL_CERT_FILE`.
-pub fn identity(config: &Config) -> Result<ServerConfig, CertificateError> {
-    match &config.identity.tls {
+/// What the identity door serves TLS with. For a generated certificate `state_dir/tls` then holds `ca.key`, `ca.pem` and
+/// `ca-bundle.pem` (the system's roots and ours, for the homeserver's `SSL_CERT_FILE`); the CA is made once and kept.
+pub fn identity(identity: &Identity, state_dir: &Path) -> Result<ServerConfig, CertificateError> {
+    match &identity.tls {
         IdentityTls::Files(files) => Ok(Tls::read(files)?),
-        IdentityTls::Generated => {
-            let folder = config.state_dir.join("tls");
-            make_folder(&folder)?;
-            let key = ca_key(&folder)?;
-            publish(&folder, &key)?;
-            let (chain, key) = leaf(&config.identity.name, key)?;
-            Ok(Tls::server_config(chain, key)?)
-        }
+        IdentityTls::Generated => generated(host_of(&identity.name), &state_dir.join("tls")),
     }
 }
 
-fn make_folder(folder: &Path) -> Result<(), CertificateError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    // One that was there before may be open to others.
-    let closed = made.and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)));
-    closed.map_err(|source| CertificateError::Write { path: folder.to_owned(), source })
+fn generated(host: &str, directory: &Path) -> Result<ServerConfig, CertificateError> {
+    let make = |source| CertificateError::Make { name: host.to_owned(), source };
+    // Open to the homeserver, which seldom runs as the shim's user; the key is closed by itself.
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(file("create", directory))?;
+    let (key, ca_pem) = authority(directory, make)?;
+    bundle(directory, &ca_pem)?;
+    let leaf_key = KeyPair::generate().map_err(make)?;
+    let issuer = Issuer::new(authority_params(), key);
+    let leaf = leaf_params(host).and_then(|params| params.signed_by(&leaf_key, &issuer)).map_err(make)?;
+    let private_key = PrivateKeyDer::Pkcs8(leaf_key.serialize_der().into());
+    Ok(Tls::server_config(vec![leaf.der().clone()], private_key)?)
 }
 
-/// The CA's key: kept, since the homeserver was told to trust it.
-fn ca_key(folder: &Path) -> Result<KeyPair, CertificateError> {
-    let path = folder.join("ca.key");
-    match fs::read_to_string(&path) {
-        Ok(pem) => KeyPair::from_pem(&pem).map_err(|source| CertificateError::Key { path, source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = KeyPair::generate()?;
-            write(&path, &key.serialize_pem(), 0o600)?;
-            // What was signed by an earlier key is worth nothing now.
-            write(&folder.join("ca.pem"), &ca_params()?.self_signed(&key)?.pem(), 0o644)?;
-            Ok(key)
+/// The CA's key and certificate, from the folder or new in it. The key is written first: a certificate without a key
+/// is of no use, a key without a certificate gets one at the next start.
+fn authority(
+    directory: &Path,
+    make: impl Fn(rcgen::Error) -> CertificateError,
+) -> Result<(KeyPair, String), CertificateError> {
+    let (key_path, pem_path) = (directory.join("ca.key"), directory.join("ca.pem"));
+    let kept = read(&pem_path)?;
+    let key = match (read(&key_path)?, &kept) {
+        (Some(key), _) => KeyPair::from_pem(&key).map_err(|source| CertificateError::Key { path: key_path, source })?,
+        (None, Some(_)) => return Err(CertificateError::KeyMissing { path: pem_path }),
+        (None, None) => {
+            let key = KeyPair::generate().map_err(&make)?;
+            write(&key_path, &key.serialize_pem(), 0o600)?;
+            key
         }
-        Err(source) => Err(CertificateError::Read { path, source }),
-    }
-}
-
-/// Writes what the homeserver is given, where it is not there yet. The system's roots may have changed since.
-fn publish(folder: &Path, key: &KeyPair) -> Result<(), CertificateError> {
-    let path = folder.join("ca.pem");
-    let ca = match fs::read_to_string(&path) {
-        Ok(pem) => pem,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let pem = ca_params()?.self_signed(key)?.pem();
-            write(&path, &pem, 0o644)?;
-            pem
-        }
-        Err(source) => return Err(CertificateError::Read { path, source }),
     };
+    let Some(kept) = kept else {
+        let certificate = authority_params().self_signed(&key).map_err(make)?.pem();
+        write(&pem_path, &certificate, 0o644)?;
+        return Ok((key, certificate));
+    };
+    let public = key.public_key_raw();
+    let belongs = pem::parse(&kept).is_ok_and(|pem| pem.contents().windows(public.len()).any(|part| part == public));
+    if belongs { Ok((key, kept)) } else { Err(CertificateError::Mismatch { path: pem_path }) }
+}
+
+/// The system's roots and ours in one file: `SSL_CERT_FILE` replaces the system's, and a homeserver needs both.
+fn bundle(directory: &Path, ca_pem: &str) -> Result<(), CertificateError> {
     let system = rustls_native_certs::load_native_certs();
     if system.certs.is_empty() {
-        tracing::warn!("this system has no CA certificates: ca-bundle.pem holds the shim's own alone");
+        tracing::warn!("no CA certificates found on this system; ca-bundle.pem holds the shim's only");
     }
-    let bundle = system.certs.iter().map(|certificate| pem(certificate)).collect::<String>() + &ca;
-    write(&folder.join("ca-bundle.pem"), &bundle, 0o644)
+    let mut bundle: String =
+        system.certs.iter().map(|der| pem::encode(&Pem::new("CERTIFICATE", der.to_vec()))).collect();
+    bundle.push_str(ca_pem);
+    let path = directory.join("ca-bundle.pem");
+    if read(&path)?.as_ref() == Some(&bundle) { Ok(()) } else { write(&path, &bundle, 0o644) }
 }
 
-fn ca_params() -> Result<CertificateParams, rcgen::Error> {
-    let mut params = dated(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "threepid-shim identity door CA");
+/// The same name at every start, so that what the kept key signs fits the kept certificate.
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "threepid-shim identity CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(params)
+    lasting(&mut params, CA_LIFETIME);
+    params
 }
 
-type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn leaf(identity_name: &str, ca_key: KeyPair) -> Result<ChainAndKey, rcgen::Error> {
-    let host = host(identity_name);
-    let mut names = vec![host.to_owned()];
+fn leaf_params(host: &str) -> Result<CertificateParams, rcgen::Error> {
+    let mut names: Vec<String> = vec![host.to_owned()];
     names.extend(["localhost", "127.0.0.1", "::1"].into_iter().filter(|name| *name != host).map(str::to_owned));
-    let mut params = dated(names)?;
-    params.distinguished_name.push(DnType::CommonName, host);
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, "threepid-shim identity");
+    params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, &Issuer::new(ca_params()?, ca_key))?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok((vec![certificate.der().clone()], key))
-}
-
-/// A private CA on one host: nothing is gained by its running out while the homeserver still needs the shim. The last
-/// year that certificates write with two digits, which the oldest OpenSSL reads.
-fn dated(names: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = CertificateParams::new(names)?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.not_before = date_time_ymd(2019, 1, 1);
-    params.not_after = date_time_ymd(2049, 12, 31);
+    lasting(&mut params, LEAF_LIFETIME);
     Ok(params)
 }
 
-/// `host` of `host[:port]`, without the brackets of an IPv6 address.
-fn host(name: &str) -> &str {
+fn lasting(params: &mut CertificateParams, years: u32) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + now.saturating_sub(BACKDATED);
+    params.not_after = epoch + now + YEAR * years;
+}
+
+/// `localhost` of `localhost:8091`, `::1` of `[::1]:8091`.
+fn host_of(name: &str) -> &str {
     if let Some(rest) = name.strip_prefix('[') {
         return rest.split(']').next().unwrap_or(rest);
     }
     if name.parse::<IpAddr>().is_ok() {
         return name;
     }
-    name.split(':').next().unwrap_or(name)
+    name.rsplit_once(':').map_or(name, |(host, _port)| host)
 }
 
-fn pem(certificate: &CertificateDer<'_>) -> String {
-    let text = STANDARD.encode(certificate);
-    let lines = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n").collect::<String>();
-    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
+fn read(path: &Path) -> Result<Option<String>, CertificateError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file("read", path)(error)),
+    }
 }
 
-/// Whole or not at all: written beside, synced, then renamed into place.
+/// Whole or not at all, and never readable by others for a moment.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CertificateError> {
     let beside = path.with_extension("new");
-    let written = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&beside, path)
-    };
-    written().map_err(|source| CertificateError::Write { path: path.to_owned(), source })
+    })();
+    written.map_err(file("write", path))
+}
+
+fn file(what: &'static str, path: &Path) -> impl Fn(io::Error) -> CertificateError {
+    move |source| CertificateError::File { what, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
     use super::*;
 
+    fn named(name: &str) -> Identity {
+        Identity { name: name.into(), allowed_peers: Vec::new(), tls: IdentityTls::Generated }
+    }
+
+    /// Whether a client that trusts the bundle's last certificate and expects this name agrees to speak.
+    fn trusts(server: ServerConfig, ca_pem: &Path, name: &str) -> bool {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca_pem).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = client.with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets().ok();
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            if client.process_new_packets().is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     #[test]
-    fn the_host_of_an_identity_name_is_what_a_certificate_names() {
-        for (name, expected) in [
+    fn a_made_certificate_is_trusted_for_its_name_and_for_loopback_only() {
+        for (name, host) in [
             ("localhost:8091", "localhost"),
             ("shim.internal", "shim.internal"),
-            ("127.0.0.1:8091", "127.0.0.1"),
-            ("[::1]:8091", "::1"),
-            ("::1", "::1"),
+            ("shim.internal:8448", "shim.internal"),
+            ("192.0.2.7:8091", "192.0.2.7"),
+            ("[2001:db8::7]:8091", "2001:db8::7"),
         ] {
-            assert_eq!(host(name), expected);
-            assert!(leaf(name, KeyPair::generate().unwrap()).is_ok());
+            let state = tempfile::tempdir().unwrap();
+            let ca = state.path().join("tls/ca.pem");
+            for expected in [host, "localhost", "127.0.0.1", "::1"] {
+                assert!(trusts(identity(&named(name), state.path()).unwrap(), &ca, expected), "{name}: {expected}");
+            }
+            assert!(!trusts(identity(&named(name), state.path()).unwrap(), &ca, "matrix.org"), "{name}");
         }
     }
 
     #[test]
-    fn a_ca_is_made_once_and_kept_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("state/tls");
-        let start = || {
-            make_folder(&folder).unwrap();
-            let key = ca_key(&folder).unwrap();
-            publish(&folder, &key).unwrap();
-            (fs::read_to_string(folder.join("ca.pem")).unwrap(), key.serialize_pem())
-        };
-        let first = start();
-        assert_eq!(start(), first);
-        let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(""), mode("ca.key"), mode("ca.pem")), (0o700, 0o600, 0o644));
-        assert!(fs::read_to_string(folder.join("ca-bundle.pem")).unwrap().ends_with(&first.0));
-        fs::remove_file(folder.join("ca.pem")).unwrap();
-        assert_ne!(start().0, "");
-        fs::write(folder.join("ca.key"), "damaged").unwrap();
-        assert!(matches!(ca_key(&folder), Err(CertificateError::Key { .. })));
+    fn the_authority_is_made_once_and_the_homeserver_can_read_all_but_its_key() {
+        let state = tempfile::tempdir().unwrap();
+        identity(&named("localhost:8091"), state.path()).unwrap();
+        let tls = state.path().join("tls");
+        let mode = |name: &str| fs::metadata(tls.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(""), mode("ca.pem"), mode("ca-bundle.pem"), mode("ca.key")], [0o755, 0o644, 0o644, 0o600]);
+        let before = fs::read(tls.join("ca.pem")).unwrap();
+        let again = identity(&named("other:1"), state.path()).unwrap();
+        assert_eq!(fs::read(tls.join("ca.pem")).unwrap(), before);
+        assert!(trusts(again, &tls.join("ca.pem"), "other"));
+        let bundle = fs::read_to_string(tls.join("ca-bundle.pem")).unwrap();
+        assert!(bundle.ends_with(std::str::from_utf8(&before).unwrap()));
+        let mut names: Vec<_> = fs::read_dir(&tls).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["ca-bundle.pem", "ca.key", "ca.pem"]);
+    }
+
+    #[test]
+    fn what_is_missing_or_spoilt_is_named_and_never_replaced() {
+        let state = tempfile::tempdir().unwrap();
+        let tls = state.path().join("tls");
+        let start = || identity(&named("localhost:8091"), state.path()).map(|_| ()).map_err(|error| error.to_string());
+        start().unwrap();
+        let (key, pem) = (fs::read(tls.join("ca.key")).unwrap(), fs::read(tls.join("ca.pem")).unwrap());
+
+        fs::remove_file(tls.join("ca.pem")).unwrap();
+        start().unwrap();
+        assert_ne!(fs::read(tls.join("ca.pem")).unwrap(), b"", "made again from the key");
+
+        fs::remove_file(tls.join("ca.key")).unwrap();
+        assert!(start().unwrap_err().contains("ca.pem is there without its ca.key"));
+
+        fs::write(tls.join("ca.key"), "nonsense").unwrap();
+        assert!(start().unwrap_err().contains("ca.key is not a usable private key"));
+
+        fs::write(tls.join("ca.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        assert!(start().unwrap_err().contains("ca.pem does not belong to the ca.key"));
+
+        fs::write(tls.join("ca.key"), key).unwrap();
+        fs::write(tls.join("ca.pem"), pem).unwrap();
+        start().unwrap();
+
+        let file = state.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = identity(&named("localhost:8091"), &file).unwrap_err().to_string();
+        assert!(error.contains("cannot create") && error.contains("file/tls"), "{error}");
     }
 }

@@ -177,6 +177,8 @@ pub enum IdentityTls {
 pub enum RouteMode {
     Handle,
     Forward,
+    /// Forwards, and counts what `Handle` would have done.
+    Observe,
     Refuse,
 }
 
@@ -186,6 +188,14 @@ pub enum NamedIdServer {
     Forward,
     Replace,
     Reject,
+}
+
+/// What happens to `/account/3pid/add` (MSC2290).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account3pidAdd {
+    Forward,
+    /// Served on the old `/account/3pid`.
+    Translate,
 }
 
 /// The table `[routes]`: read per request, replaced by a reload.
@@ -202,6 +212,7 @@ pub struct Routes {
     pub named_id_server: NamedIdServer,
     /// With `NamedIdServer::Forward`: when not empty, other names get `M_SERVER_NOT_TRUSTED`.
     pub trusted_id_servers: Vec<String>,
+    pub account_3pid_add: Account3pidAdd,
 }
 
 impl Routes {
@@ -216,8 +227,9 @@ impl Routes {
         }
     }
 
-    /// Whether `m.require_identity_server: false` is true: no requestToken route still demands the homeserver's own.
-    pub fn flag_is_true(&self) -> bool {
+    /// Whether `m.require_identity_server: false` is true: no requestToken is left to a homeserver that demands
+    /// `id_server`.
+    pub fn none_is_forwarded(&self) -> bool {
         let all = [
             self.register_email,
             self.register_msisdn,
@@ -226,7 +238,7 @@ impl Routes {
             self.account_3pid_email,
             self.account_3pid_msisdn,
         ];
-        self.versions == RouteMode::Handle && !all.contains(&RouteMode::Forward)
+        !all.iter().any(|mode| matches!(mode, RouteMode::Forward | RouteMode::Observe))
     }
 }
 
@@ -294,6 +306,10 @@ pub struct SmtpLogin {
 pub struct Secret(pub(crate) String);
 
 impl Secret {
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,104 +1,34 @@
-//! Door 1, for clients: the table of paths we know, and one match.
+//! Door 1, for clients: one look-up of the path, and one match.
 
 pub mod confirm;
 pub mod forward;
 pub mod request_token;
+mod route;
+pub mod separate_add;
+pub mod submit_token;
 pub mod threepid_creds;
 pub mod versions;
 
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::config::{RouteMode, Shared};
-use crate::matrix::{Errcode, Medium, Purpose, Sid};
+use crate::config::{Account3pidAdd, RouteMode, Shared};
+use crate::matrix::{Errcode, Refusal, Sid};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::Door;
-use crate::telemetry::{self, Metrics, RequestId};
+use crate::telemetry::{self, Metrics, Outcome, RequestId};
 use confirm::Confirm;
 use forward::{Body, Forward};
 use request_token::RequestToken;
+use route::{Ours, Route};
+use separate_add::{Separate, SeparateAdd};
+use submit_token::SubmitToken;
 use threepid_creds::{Completion, ThreepidCreds};
-use versions::Versions;
-
-/// What a path is to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    Forward,
-    Versions,
-    RequestToken(Purpose, Medium),
-    ThreepidCreds(Completion),
-    Confirm(Purpose),
-}
-
-impl Route {
-    /// Looks at the raw path, as old homeservers do: what is percent-encoded, doubled or dotted reaches none of their
-    /// handlers, so that it needs none of ours (P§1.1).
-    fn of(method: &Method, path: &str) -> Self {
-        let Some(rest) = path.strip_prefix("/_matrix/client/") else { return Self::Forward };
-        if rest == "versions" {
-            return if method == Method::GET { Self::Versions } else { Self::Forward };
-        }
-        if rest.starts_with("unstable/threepid_shim/") {
-            let purpose = Purpose::ALL.into_iter().find(|purpose| purpose.link_path() == path);
-            return purpose.map_or(Self::Forward, Self::Confirm);
-        }
-        let endpoint = rest.strip_prefix("api/v1/").or_else(|| {
-            let (version, endpoint) = rest.split_once('/')?;
-            (!version.is_empty()).then_some(endpoint)
-        });
-        match (method, endpoint) {
-            (&Method::POST, Some(endpoint)) => Self::of_post(endpoint),
-            (&Method::DELETE, Some(endpoint)) => match endpoint.strip_prefix("devices/") {
-                Some(id) if !id.contains('/') => Self::ThreepidCreds(Completion::OtherUia),
-                Some(_) | None => Self::Forward,
-            },
-            _ => Self::Forward,
-        }
-    }
-
-    fn of_post(endpoint: &str) -> Self {
-        match endpoint {
-            "register/email/requestToken" => Self::RequestToken(Purpose::Register, Medium::Email),
-            "register/msisdn/requestToken" => Self::RequestToken(Purpose::Register, Medium::Msisdn),
-            "account/password/email/requestToken" => Self::RequestToken(Purpose::Password, Medium::Email),
-            "account/password/msisdn/requestToken" => Self::RequestToken(Purpose::Password, Medium::Msisdn),
-            "account/3pid/email/requestToken" => Self::RequestToken(Purpose::Account3pid, Medium::Email),
-            "account/3pid/msisdn/requestToken" => Self::RequestToken(Purpose::Account3pid, Medium::Msisdn),
-            "register" => Self::ThreepidCreds(Completion::Uia(Purpose::Register)),
-            "account/password" => Self::ThreepidCreds(Completion::Uia(Purpose::Password)),
-            "account/3pid" | "account/3pid/add" => Self::ThreepidCreds(Completion::Account3pid),
-            "account/deactivate" | "keys/device_signing/upload" => Self::ThreepidCreds(Completion::OtherUia),
-            // Synapse's pattern for it has no end.
-            _ if endpoint.starts_with("delete_devices") => Self::ThreepidCreds(Completion::OtherUia),
-            _ => Self::Forward,
-        }
-    }
-
-    /// For logs and metrics.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Forward => "forward",
-            Self::Versions => "versions",
-            Self::RequestToken(Purpose::Register, Medium::Email) => "register.email",
-            Self::RequestToken(Purpose::Register, Medium::Msisdn) => "register.msisdn",
-            Self::RequestToken(Purpose::Password, Medium::Email) => "password.email",
-            Self::RequestToken(Purpose::Password, Medium::Msisdn) => "password.msisdn",
-            Self::RequestToken(Purpose::Account3pid, Medium::Email) => "account_3pid.email",
-            Self::RequestToken(Purpose::Account3pid, Medium::Msisdn) => "account_3pid.msisdn",
-            Self::ThreepidCreds(Completion::Uia(Purpose::Register)) => "complete.register",
-            Self::ThreepidCreds(Completion::Uia(Purpose::Password)) => "complete.password",
-            Self::ThreepidCreds(Completion::Uia(Purpose::Account3pid) | Completion::Account3pid) => {
-                "complete.account_3pid"
-            }
-            Self::ThreepidCreds(Completion::OtherUia) => "complete.other",
-            Self::Confirm(_) => "confirm",
-        }
-    }
-}
+use versions::{Features, Versions};
 
 /// The client door.
 #[derive(Debug)]
@@ -110,7 +40,9 @@ pub struct Front {
     pub versions: Versions,
     pub request_token: RequestToken,
     pub threepid_creds: ThreepidCreds,
+    pub separate_add: SeparateAdd,
     pub confirm: Confirm,
+    pub submit_token: SubmitToken,
 }
 
 impl Door for Front {
@@ -119,61 +51,54 @@ impl Door for Front {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let route = Route::of(request.method(), request.uri().path());
         let answered = match route {
-            Route::Versions => self.versions.handle(request, self.flag_is_true()).await,
-            Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) if self.is_ours(route) => {
-                return self.intercept(route, request).await;
-            }
-            Route::Forward | Route::RequestToken(..) | Route::ThreepidCreds(_) | Route::Confirm(_) => {
-                self.forward.handle(request).await
-            }
+            Route::Ours(ours) if self.is_ours(ours) => return self.intercept(ours, request).await,
+            Route::Forward | Route::Ours(_) => self.forward.handle(request).await,
+            Route::Versions => self.versions.handle(request, self.features()).await,
         };
         answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from))
     }
 }
 
 impl Front {
-    /// Nothing is done for a homeserver that has learnt MSC2263, nor on a requestToken route that is to be forwarded.
-    fn is_ours(&self, route: Route) -> bool {
-        match route {
-            Route::RequestToken(purpose, medium) => {
+    /// No session is begun for a homeserver that has learnt MSC2263, nor on a route that is to be forwarded.
+    fn is_ours(&self, ours: Ours) -> bool {
+        match ours {
+            Ours::RequestToken(purpose, medium) => {
                 let mode = self.config.load().routes.request_token(purpose, medium);
                 self.needs_shim.get() && mode != RouteMode::Forward
             }
-            Route::ThreepidCreds(_) => self.needs_shim.get(),
-            Route::Forward | Route::Versions | Route::Confirm(_) => true,
+            Ours::Separate(Separate::Bind | Separate::Unbind) => self.features().separate_add_and_bind,
+            Ours::Separate(Separate::Add) | Ours::ThreepidCreds(_) | Ours::Confirm(_) | Ours::SubmitToken => true,
         }
     }
 
-    fn flag_is_true(&self) -> bool {
-        self.needs_shim.get() && self.config.load().routes.flag_is_true()
+    fn features(&self) -> Features {
+        let routes = &self.config.load().routes;
+        let ours = self.needs_shim.get() && routes.versions == RouteMode::Handle;
+        Features {
+            no_identity_server_required: ours && routes.none_is_forwarded(),
+            separate_add_and_bind: ours && routes.account_3pid_add == Account3pidAdd::Translate,
+        }
     }
 
     /// Runs one of our own routes, and writes its one line.
-    async fn intercept(&self, route: Route, mut request: Request<Incoming>) -> Response<Body> {
+    async fn intercept(&self, ours: Ours, mut request: Request<Incoming>) -> Response<Body> {
         let began = Instant::now();
         let request_id = match random::bytes() {
             Ok(random) => RequestId::from_random(random),
             Err(refusal) => return refusal.into_response().map(Body::from),
         };
         request.extensions_mut().insert(request_id.clone());
-        let answered = match route {
-            Route::RequestToken(purpose, medium) => self.request_token.handle(request, purpose, medium).await,
-            Route::ThreepidCreds(completion) => self.threepid_creds.handle(request, completion).await,
-            Route::Confirm(purpose) => {
-                self.confirm.handle(request, purpose).await.map(|page: Response<Bytes>| page.map(Body::from))
-            }
-            Route::Forward | Route::Versions => self.forward.handle(request).await,
-        };
-        let (outcome, errcode) = match &answered {
-            Ok(_) => ("relayed", None),
-            Err(refusal) => ("refused", Some(refusal.errcode)),
-        };
+        let answered = self.answer_ours(ours, request).await;
+        let errcode = answered.as_ref().err().map(|refusal| refusal.errcode);
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
+        let plain = if errcode.is_some() { Outcome::Refused } else { Outcome::Relayed };
+        let outcome = response.extensions().get::<Outcome>().copied().unwrap_or(plain).as_str();
         let took = began.elapsed();
-        self.metrics.count_intercepted(route.name(), outcome, took);
+        self.metrics.count_intercepted(ours.name(), outcome, took);
         let fault = telemetry::fault(response.status(), errcode.map(Errcode::as_str));
         tracing::info!(
-            route = route.name(),
+            route = ours.name(),
             outcome,
             status = response.status().as_u16(),
             errcode = errcode.map(Errcode::as_str),
@@ -185,70 +110,30 @@ impl Front {
         );
         response
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_path_we_know_is_known_under_every_version_segment() {
-        let token = |purpose| Route::RequestToken(purpose, Medium::Email);
-        let uia = |purpose| Route::ThreepidCreds(Completion::Uia(purpose));
-        let table = [
-            ("register/email/requestToken", token(Purpose::Register)),
-            ("account/password/email/requestToken", token(Purpose::Password)),
-            ("account/3pid/email/requestToken", token(Purpose::Account3pid)),
-            ("register/msisdn/requestToken", Route::RequestToken(Purpose::Register, Medium::Msisdn)),
-            ("register", uia(Purpose::Register)),
-            ("account/password", uia(Purpose::Password)),
-            ("account/3pid", Route::ThreepidCreds(Completion::Account3pid)),
-            ("account/3pid/add", Route::ThreepidCreds(Completion::Account3pid)),
-            ("account/deactivate", Route::ThreepidCreds(Completion::OtherUia)),
-            ("delete_devices", Route::ThreepidCreds(Completion::OtherUia)),
-            ("delete_devices/x", Route::ThreepidCreds(Completion::OtherUia)),
-            ("keys/device_signing/upload", Route::ThreepidCreds(Completion::OtherUia)),
-        ];
-        for version in ["r0", "unstable", "v2_alpha", "v3", "r0.5.0", "api/v1", "%72"] {
-            for (endpoint, expected) in table {
-                let path = format!("/_matrix/client/{version}/{endpoint}");
-                assert_eq!(Route::of(&Method::POST, &path), expected, "{path}");
-                assert_eq!(Route::of(&Method::GET, &path), Route::Forward, "{path}");
+    async fn answer_ours(&self, ours: Ours, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let own = |answer: Response<Bytes>| answer.map(Body::from);
+        match ours {
+            Ours::RequestToken(purpose, medium) => match self.config.load().routes.request_token(purpose, medium) {
+                RouteMode::Observe => self.request_token.observe(request).await,
+                RouteMode::Handle | RouteMode::Refuse | RouteMode::Forward => {
+                    self.request_token.handle(request, purpose, medium).await
+                }
+            },
+            Ours::ThreepidCreds(completion) => self.complete(request, completion).await,
+            Ours::Separate(endpoint) if self.features().separate_add_and_bind => {
+                self.separate_add.handle(request, endpoint).await
             }
-            for device in ["ABC", ""] {
-                let device = format!("/_matrix/client/{version}/devices/{device}");
-                assert_eq!(Route::of(&Method::DELETE, &device), Route::ThreepidCreds(Completion::OtherUia));
-            }
+            Ours::Separate(_) => self.complete(request, Completion::Account3pid).await,
+            Ours::Confirm(purpose) => self.confirm.handle(request, purpose).await.map(own),
+            Ours::SubmitToken => self.submit_token.handle(request).await.map(own),
         }
     }
 
-    #[test]
-    fn s4_32_every_other_spelling_of_a_path_is_forwarded() {
-        for path in [
-            "/_matrix/client/r0/register/email/requestToken/",
-            "/_matrix/client/r0/register//email/requestToken",
-            "//_matrix/client/r0/register/email/requestToken",
-            "/_matrix/client//register/email/requestToken",
-            "/_matrix/client/r0/./register/email/requestToken",
-            "/_matrix/client/r0/x/../register/email/requestToken",
-            "/_matrix/client/r0/register/email/requestToken;x=1",
-            "/_matrix/client/r0/register/email/request%54oken",
-            "/_matrix/client/r0/register%2Femail/requestToken",
-            "/_MATRIX/client/r0/register/email/requestToken",
-            "/_matrix/client/r0/register/email/requesttoken",
-            "/_matrix/client/r0/register/foo/requestToken",
-            "/_matrix/client/register/email/requestToken",
-            "/_matrix/client/r0/devices/",
-            "/_matrix/identity/api/v1/3pid/getValidated3pid",
-            "/_matrix/client/unstable/threepid_shim/other/email/submit_token",
-            "/",
-            "",
-        ] {
-            assert_eq!(Route::of(&Method::POST, path), Route::Forward, "{path}");
+    async fn complete(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
+        if self.needs_shim.get() {
+            return self.threepid_creds.handle(request, completion).await;
         }
-        assert_eq!(Route::of(&Method::GET, "/_matrix/client/versions"), Route::Versions);
-        for (method, path) in [(Method::HEAD, "/_matrix/client/versions"), (Method::GET, "/_matrix/client/versions/")] {
-            assert_eq!(Route::of(&method, path), Route::Forward);
-        }
+        self.threepid_creds.hand_over(request, completion).await
     }
 }

@@ -10,13 +10,13 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 
-use crate::body::{self, Form};
+use crate::body::{self, Fields, Form};
 use crate::config::Shared;
 use crate::matrix::{self, ClientSecret, Errcode, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
-use crate::store::{Key, Store};
-use asked::{Asked, Fields};
+use crate::store::Store;
+use asked::Asked;
 pub use request_token::RequestToken;
 
 /// The largest body a homeserver sends here.
@@ -113,20 +113,11 @@ impl Identity {
         Ok(matrix::json(StatusCode::OK, &binding))
     }
 
-    /// The session and when it was validated, if the homeserver may be told so; that it was told is noted before it is.
-    /// One read while a client polls.
+    /// The session and when it was validated, if the homeserver may be told so.
     async fn tell(&self, sid: &Sid, secret: &ClientSecret) -> Result<Option<(Session, u64)>, Refusal> {
         let now = self.clock.now();
-        let session = self.store.get(&Key::session(sid), now).await?;
-        if session.is_none_or(|session| session.validated(secret, now).is_none()) {
-            return Ok(None);
-        }
-        let told = self.store.update_session(sid, now, |session| {
-            let at = session.validated(secret, now)?;
-            session.tell();
-            Some((session.clone(), at.as_millis()))
-        });
-        Ok(told.await?.flatten())
+        let tell = |session: &mut Session| session.tell(secret, now).map(|at| (session.clone(), at.as_millis()));
+        Ok(self.store.update_session(sid, now, tell).await?.flatten())
     }
 }
 

@@ -22,7 +22,10 @@
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` |
 //! | `front/request_token` `front/threepid_creds` | `body` `config` `front/forward` `in_flight` `limit` `random` `serve` `session` `store` |
+//! | `front/route` | `front/separate_add` `front/threepid_creds` |
+//! | `front/separate_add` | `body` `front/forward` `front/threepid_creds` |
 //! | `front/versions` | `body` `front/forward` |
+//! | `front/submit_token` | `body` `config` `limit` `serve` `session` `store` |
 //! | `front/confirm` | `body` `config` `limit` `serve` `session` `store` `wording` |
 //! | `identity` | `body` `config` `delivery` `in_flight` `limit` `random` `serve` `session` `store` `wording` |
 //! | `needs_shim` | `config` `front/forward` `front/versions` |
@@ -68,6 +71,8 @@ use front::Front;
 use front::confirm::Confirm;
 use front::forward::Forward;
 use front::request_token::RequestToken;
+use front::separate_add::SeparateAdd;
+use front::submit_token::SubmitToken;
 use front::threepid_creds::ThreepidCreds;
 use front::versions::Versions;
 use identity::Identity;
@@ -105,9 +110,10 @@ pub enum RunError {
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
     let state = State::make(config, listeners.clock.clone())?;
-    let identity_tls = certificates::identity(&state.config.load())?;
-    let client_tls = state.config.load().listen.tls.as_ref().map(Tls::read).transpose()?.map(Tls::new);
-    let drain = Drain::new(&state.config.load().shutdown);
+    let settings = state.config.load_full();
+    let identity_tls = certificates::identity(&settings.identity, &settings.state_dir)?;
+    let client_tls = settings.listen.tls.as_ref().map(Tls::read).transpose()?.map(Tls::new);
+    let drain = Drain::new(&settings.shutdown);
     let serving = Serving {
         clock: state.clock.clone(),
         tls: None,
@@ -179,6 +185,8 @@ impl State {
 
     fn front(&self) -> Front {
         let (config, store, forward) = (&self.config, &self.store, &self.forward);
+        let threepid_creds =
+            ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), self.clock.clone());
         Front {
             config: Arc::clone(config),
             needs_shim: self.needs_shim.clone(),
@@ -192,17 +200,19 @@ impl State {
                 Arc::clone(&self.request_token_per_ip),
                 self.clock.clone(),
             ),
-            threepid_creds: ThreepidCreds::new(
-                Arc::clone(config),
-                Arc::clone(store),
-                forward.clone(),
-                self.clock.clone(),
-            ),
+            separate_add: SeparateAdd::new(forward.clone(), threepid_creds.clone()),
+            threepid_creds,
             confirm: Confirm {
                 config: Arc::clone(config),
                 store: Arc::clone(store),
                 clock: self.clock.clone(),
                 wording: Arc::clone(&self.wording),
+                per_ip: Arc::clone(&self.submit_token_per_ip),
+            },
+            submit_token: SubmitToken {
+                config: Arc::clone(config),
+                store: Arc::clone(store),
+                clock: self.clock.clone(),
                 per_ip: Arc::clone(&self.submit_token_per_ip),
             },
         }

@@ -14,6 +14,9 @@ pub use refusal::{Errcode, Refusal, cors, json};
 pub use secret::{ClientSecret, Digest, Sid, Token};
 pub use threepid::{Address, AddressError, Medium, Threepid};
 
+/// The path of `submit_url`, which takes the code of an SMS.
+pub const SUBMIT_TOKEN_PATH: &str = "/_matrix/client/unstable/threepid_shim/msisdn/submit_token";
+
 /// Which of the three requestToken families a session was begun on; it can complete nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::matrix::{ClientSecret, Digest, NextLink, Purpose, Threepid, Timestamp, Token};
+use crate::matrix::{ClientSecret, Digest, Medium, NextLink, Purpose, Threepid, Timestamp, Token};
 use crate::telemetry::RequestId;
 use reservation::Reservation;
-pub use reservation::{Owner, Reserved, Settled};
+pub use reservation::{Owner, Reserved, Settled, Told};
 
 /// How long an expired session is remembered, so that its link says "expired" rather than "unknown".
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 /// Links of one session that are good at the same time; a further mail makes the oldest unusable.
 const MOST_TOKENS: usize = 10;
+/// Wrong tries that a code of six digits survives: one guess in 200,000 gets in.
+const MOST_WRONG_CODES: u8 = 5;
 
 /// The verification of one threepid for one purpose, begun by whoever holds the client_secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,8 @@ pub struct Session {
     client_secret: Digest,
     tokens: Vec<Mailed>,
     send_attempt: Option<i64>,
+    /// Counted for codes only; nobody guesses a link.
+    wrong_codes: u8,
     state: State,
     expires: Timestamp,
     owner: Option<Owner>,
@@ -102,6 +106,7 @@ impl Session {
             client_secret: client_secret.digest(),
             tokens: Vec::new(),
             send_attempt: None,
+            wrong_codes: 0,
             state: State::Requested,
             expires,
             owner: None,
@@ -116,7 +121,7 @@ impl Session {
 
     /// Whether a further requestToken of its client belongs to it; after validation it begins a new one (P§1.4).
     pub fn takes_requests(&self, now: Timestamp) -> bool {
-        self.state == State::Requested && now < self.expires
+        self.state == State::Requested && now < self.expires && !self.is_dead()
     }
 
     /// Only a `send_attempt` above the highest counted one is mailed
@@ -125,10 +130,13 @@ impl Session {
         if self.send_attempt.is_some_and(|counted| send_attempt <= counted) { Asked::Same } else { Asked::Mail }
     }
 
-    /// Notes a token before it is mailed, so that no accepted mail is unknown to the store. Earlier links stay good.
+    /// Notes a token before it is sent, so that nothing that was sent is unknown to the store. Earlier links stay good;
+    /// earlier codes do not, since every good one makes a guess likelier.
     pub fn add_token(&mut self, token: &Token, next_link: Option<NextLink>, request_id: RequestId, expires: Timestamp) {
-        if self.tokens.len() >= MOST_TOKENS {
-            self.tokens.remove(0);
+        match self.threepid.medium {
+            Medium::Msisdn => self.tokens.clear(),
+            Medium::Email if self.tokens.len() >= MOST_TOKENS => drop(self.tokens.remove(0)),
+            Medium::Email => {}
         }
         self.tokens.push(Mailed { token: token.digest(), expires });
         self.expires = self.expires.max(expires);
@@ -146,6 +154,9 @@ impl Session {
         if self.client_secret != client_secret.digest() {
             return Err(Wrong::Secret);
         }
+        if self.is_dead() {
+            return Err(Wrong::Expired);
+        }
         let digest = token.digest();
         let mailed = self.tokens.iter().find(|mailed| mailed.token == digest).ok_or(Wrong::Token)?;
         match self.state {
@@ -156,7 +167,12 @@ impl Session {
         }
     }
 
-    /// Validates. A second time is the same success and extends nothing.
+    /// Whether too many wrong codes were tried.
+    fn is_dead(&self) -> bool {
+        self.wrong_codes >= MOST_WRONG_CODES
+    }
+
+    /// Validates. A second time is the same success and extends nothing. A wrong code counts.
     pub fn submit(
         &mut self,
         client_secret: &ClientSecret,
@@ -164,7 +180,11 @@ impl Session {
         now: Timestamp,
         lifetimes: Lifetimes,
     ) -> Result<Submitted, Wrong> {
-        let submitted = self.look(client_secret, token, now)?;
+        let looked = self.look(client_secret, token, now);
+        if looked == Err(Wrong::Token) && self.threepid.medium == Medium::Msisdn && self.state == State::Requested {
+            self.wrong_codes += 1;
+        }
+        let submitted = looked?;
         if submitted == Submitted::First {
             self.state = State::Validated { at: now };
             self.expires = now.after(lifetimes.validated);
@@ -176,7 +196,7 @@ impl Session {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::matrix::{Address, Medium};
+    use crate::matrix::Address;
 
     const LIFETIMES: Lifetimes =
         Lifetimes { unvalidated: Duration::from_secs(3600), validated: Duration::from_secs(86_400) };

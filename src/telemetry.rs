@@ -99,6 +99,29 @@ pub fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
     }
 }
 
+/// How an intercepted request ended; rides on its answer when it is not plain to see from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Relayed,
+    Refused,
+    /// On a route in `observe`: what `handle` would have done.
+    WouldHandle,
+    WouldForward,
+    WouldRefuse,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Relayed => "relayed",
+            Self::Refused => "refused",
+            Self::WouldHandle => "would_handle",
+            Self::WouldForward => "would_forward",
+            Self::WouldRefuse => "would_refuse",
+        }
+    }
+}
+
 /// Labels of an intercepted request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Intercepted {

@@ -119,6 +119,12 @@ impl Wording {
     pub fn page(&self, page: &Page<'_>) -> Result<String, WordingError> {
         let fills = [("server_name", page.server_name)];
         let context = |sections: &[&str]| self.context(page.language, page.server_name, sections, &fills);
+        let notice = |section: &str, done: bool| {
+            context(&[section]).map(|mut context| {
+                context.insert("done", done.into());
+                context
+            })
+        };
         let (template, context) = match page.kind {
             PageKind::Confirm { purpose, masked_address, next_link_host, fields } => {
                 let mut context = context(&["confirm", &format!("confirm.{}", purpose.as_str())])?;
@@ -132,11 +138,11 @@ impl Wording {
                 context.insert("fields", fields.into());
                 (CONFIRM, context)
             }
-            PageKind::Confirmed => (NOTICE, context(&["confirmed"])?),
-            PageKind::AlreadyConfirmed => (NOTICE, context(&["already_confirmed"])?),
-            PageKind::Invalid => (NOTICE, context(&["invalid"])?),
-            PageKind::TryLater => (NOTICE, context(&["try_later"])?),
-            PageKind::Limited => (NOTICE, context(&["limited"])?),
+            PageKind::Confirmed => (NOTICE, notice("confirmed", true)?),
+            PageKind::AlreadyConfirmed => (NOTICE, notice("already_confirmed", true)?),
+            PageKind::Invalid => (NOTICE, notice("invalid", false)?),
+            PageKind::TryLater => (NOTICE, notice("try_later", false)?),
+            PageKind::Limited => (NOTICE, notice("limited", false)?),
         };
         self.templates.render(template, &context)
     }
@@ -322,7 +328,7 @@ mod tests {
             for fact in [masked_address, "<dd>example.org</dd>", "<dd>app.example.net</dd>"] {
                 assert!(page.contains(fact), "{purpose:?} lacks {fact}");
             }
-            assert_eq!(page.matches("<button type=\"submit\">").count(), 1);
+            assert_eq!(page.matches("<button type=\"submit\"").count(), 1);
             assert!(page.contains("<form method=\"post\" action=\"?\""));
             assert!(page.contains("<input type=\"hidden\" name=\"token\" value=\"0123\">"));
         }

@@ -154,6 +154,7 @@ impl Check<'_> {
             account_3pid_email: raw.account_3pid_email.value?,
             account_3pid_msisdn: raw.account_3pid_msisdn.value?,
             versions: raw.versions.value?,
+            account_3pid_add: raw.account_3pid_add.value?,
             named_id_server: named_id_server?,
             trusted_id_servers: raw.trusted_id_servers.value.clone()?,
         })

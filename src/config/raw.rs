@@ -15,8 +15,8 @@ use crate::config::grammar::{
 };
 use crate::config::written::{Given, Presence, Sheet};
 use crate::config::{
-    Endpoint, HomeserverAddress, LogFormat, LogLevel, NamedIdServer, NeedsShim, PublicBaseUrl, Rate, RouteMode, Secret,
-    SmtpTls,
+    Account3pidAdd, Endpoint, HomeserverAddress, LogFormat, LogLevel, NamedIdServer, NeedsShim, PublicBaseUrl, Rate,
+    RouteMode, Secret, SmtpTls,
 };
 
 /// One key; displayed as its entry in the reference manual begins.
@@ -115,7 +115,7 @@ keys! {
     versions: RouteMode = "routes.versions", VERSIONS_ROUTE, default("handle");
     named_id_server: NamedIdServer = "routes.named_id_server", NAMED_ID_SERVER, default("forward");
     trusted_id_servers: Vec<String> = "routes.trusted_id_servers", ListOf(SERVER_NAME), default([]);
-    account_3pid_add: RouteMode = "routes.account_3pid_add", ACCOUNT_3PID_ADD, default("forward");
+    account_3pid_add: Account3pidAdd = "routes.account_3pid_add", ACCOUNT_3PID_ADD, default("forward");
 
     unvalidated_lifetime: Duration =
         "session.unvalidated_lifetime", Span { least: seconds(1), most: days(7) }, default("1h");
@@ -186,17 +186,22 @@ const NOT_YET: &str = "is not in this version yet";
 const NEEDS_SHIM: OneOf<NeedsShim> =
     OneOf { words: &[("auto", NeedsShim::Auto), ("yes", NeedsShim::Yes), ("no", NeedsShim::No)], later: &[] };
 const EMAIL_ROUTE: OneOf<RouteMode> = OneOf {
-    words: &[("handle", RouteMode::Handle), ("forward", RouteMode::Forward), ("refuse", RouteMode::Refuse)],
+    words: &[
+        ("handle", RouteMode::Handle),
+        ("forward", RouteMode::Forward),
+        ("refuse", RouteMode::Refuse),
+        ("observe", RouteMode::Observe),
+    ],
     later: &[],
 };
 const MSISDN_ROUTE: OneOf<RouteMode> = OneOf {
-    words: &[("refuse", RouteMode::Refuse), ("forward", RouteMode::Forward)],
+    words: &[("refuse", RouteMode::Refuse), ("forward", RouteMode::Forward), ("observe", RouteMode::Observe)],
     later: &[("handle", "needs [sms], which is not in this version yet")],
 };
 const VERSIONS_ROUTE: OneOf<RouteMode> =
     OneOf { words: &[("handle", RouteMode::Handle), ("forward", RouteMode::Forward)], later: &[] };
-const ACCOUNT_3PID_ADD: OneOf<RouteMode> =
-    OneOf { words: &[("forward", RouteMode::Forward)], later: &[("translate", NOT_YET)] };
+const ACCOUNT_3PID_ADD: OneOf<Account3pidAdd> =
+    OneOf { words: &[("forward", Account3pidAdd::Forward), ("translate", Account3pidAdd::Translate)], later: &[] };
 const NAMED_ID_SERVER: OneOf<NamedIdServer> = OneOf {
     words: &[
         ("forward", NamedIdServer::Forward),

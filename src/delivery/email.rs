@@ -52,8 +52,8 @@ impl Mailer {
         match &self.transport {
             Transport::Smtp(server) => {
                 let bytes = self.composed(mail, &to)?;
-                let said = server.send(&Letter { from: &self.from.email, to: &to, bytes: &bytes, mail }).await?;
-                tracing::info!(%request_id, sid, message_id, reply = said, "mail handed over");
+                let reply = server.send(&Letter { from: &self.from.email, to: &to, bytes: &bytes, mail }).await?;
+                tracing::info!(%request_id, sid, message_id, reply, "mail handed over");
             }
             Transport::File(directory) => {
                 let (directory, bytes) = (directory.clone(), self.composed(mail, &to)?);

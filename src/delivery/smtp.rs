@@ -66,7 +66,7 @@ impl Server {
         };
         let (request_id, sid, stage) = (&letter.mail.request_id, letter.mail.sid.as_str(), error.stage());
         tracing::warn!(%request_id, sid, %stage, error = error.chain(), "mail not handed over; one more try");
-        let again = Instant::now() + (self.smtp.deadline / 10).min(Duration::from_secs(1));
+        let again = Instant::now() + (self.smtp.deadline / 20).min(Duration::from_secs(1));
         if again >= until {
             return Err(error);
         }
@@ -187,12 +187,18 @@ async fn secured(
     tcp: TcpStream,
     until: Instant,
 ) -> Result<Secured, DeliveryError> {
-    by(until, Stage::Tls, connector.connect(name.clone(), tcp)).await.map_err(|error| match error {
-        DeliveryError::Unreachable { source, .. } if source.get_ref().is_some_and(|it| it.is::<rustls::Error>()) => {
-            DeliveryError::Untrusted { source }
+    let secured = by(until, Stage::Tls, connector.connect(name.clone(), tcp)).await;
+    match secured {
+        Err(DeliveryError::Unreachable { source, .. }) if is_broken_promise(&source) => {
+            Err(DeliveryError::Untrusted { source })
         }
-        other => other,
-    })
+        settled => settled,
+    }
+}
+
+/// Whether TLS itself failed, a certificate say, and not the connection below it.
+fn is_broken_promise(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// TLS 1.2 or 1.3, the server's name and chain verified against the system's roots and `ca_file` (CVE-2023-38686).

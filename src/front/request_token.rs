@@ -18,7 +18,7 @@ use crate::limit::{Limit, client_key};
 use crate::matrix::{self, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{self, Clock, Stamp};
 use crate::store::{Change, Client, ForeignSid, Fresh, Key, Store};
-use crate::telemetry::RequestId;
+use crate::telemetry::{Outcome, RequestId};
 use asked::Asked;
 
 /// The largest answer to a requestToken that is read.
@@ -70,6 +70,28 @@ impl RequestToken {
         self.per_ip.take(&client_key(client_ip), rate, stamp.now).map_err(Refusal::limited)?;
         let exchange = Exchange { parts: self.clone(), config, head, asked, purpose };
         if exchange.config.session.hide_existence { exchange.run_hidden().await } else { exchange.run_detached().await }
+    }
+
+    /// `observe`: the request goes on as it came, and what `handle` would have done is counted.
+    pub async fn observe(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        if !body::is_short(request.headers(), body::REQUEST_TOKEN_LIMIT) {
+            return self.forward.handle(request).await;
+        }
+        let (head, body) = request.into_parts();
+        let bytes = body::read(body, body::REQUEST_TOKEN_LIMIT).await?;
+        let config = self.config.load_full();
+        let would = || -> Result<Outcome, Refusal> {
+            let object = Object::parse(&bytes)?;
+            if foreign_id_server(&object, &config)?.is_some() {
+                return Ok(Outcome::WouldForward);
+            }
+            Asked::parse(&object, &config.session.next_link_hosts)?;
+            Ok(Outcome::WouldHandle)
+        };
+        let outcome = would().unwrap_or(Outcome::WouldRefuse);
+        let mut response = self.forward.relay(&head, bytes.clone()).await?;
+        response.extensions_mut().insert(outcome);
+        Ok(response)
     }
 
     /// Another identity server is named: the homeserver's business, but for `id_access_token`, which Synapse 1.0 to
@@ -129,7 +151,7 @@ struct Exchange {
 }
 
 /// What came of it.
-enum Outcome {
+enum Came {
     /// The identity door was asked and decided.
     Decided(Result<Sid, Refusal>, Option<Response<Bytes>>),
     /// The homeserver answered by itself, or could not be reached.
@@ -142,12 +164,12 @@ impl Exchange {
         let outcome = tokio::spawn(self.run()).await.map_err(|_panicked| Refusal::internal())??;
         match outcome {
             // What the identity door did counts, whatever the homeserver made of it: Dendrite turns its errors into 500.
-            Outcome::Decided(verdict, answer) => {
+            Came::Decided(verdict, answer) => {
                 let sid = verdict?;
                 let ok = answer.filter(|answer| answer.status() == StatusCode::OK);
                 Ok(with_sid(ok.unwrap_or_else(|| sid_answer(&sid)), sid))
             }
-            Outcome::Homeserver(answer) => answer.map(|answer| answer.map(Body::from)),
+            Came::Homeserver(answer) => answer.map(|answer| answer.map(Body::from)),
         }
     }
 
@@ -160,15 +182,15 @@ impl Exchange {
         tokio::time::sleep_until(leave).await;
         match early {
             Ok(joined) => match joined.map_err(|_panicked| Refusal::internal())?? {
-                Outcome::Homeserver(Err(refusal)) => Err(refusal),
-                Outcome::Homeserver(Ok(answer)) if !tells_existence(&answer) => Ok(answer.map(Body::from)),
-                Outcome::Homeserver(Ok(_)) | Outcome::Decided(..) => Ok(with_sid(sid_answer(&sid), sid)),
+                Came::Homeserver(Err(refusal)) => Err(refusal),
+                Came::Homeserver(Ok(answer)) if !tells_existence(&answer) => Ok(answer.map(Body::from)),
+                Came::Homeserver(Ok(_)) | Came::Decided(..) => Ok(with_sid(sid_answer(&sid), sid)),
             },
             Err(_still_mailing) => Ok(with_sid(sid_answer(&sid), sid)),
         }
     }
 
-    async fn run(self) -> Result<Outcome, Refusal> {
+    async fn run(self) -> Result<Came, Refusal> {
         let Self { parts, head, .. } = &self;
         let key = in_flight::key(&self.asked.threepid, &self.asked.client_secret);
         let note = self.note()?;
@@ -176,8 +198,8 @@ impl Exchange {
         let answer = parts.forward.ask(head, self.asked.to_body(&self.config.identity.name), ANSWER_LIMIT).await;
         let verdict = in_flight::conclude(&parts.store, &key, &note.request_id, parts.clock.now()).await?;
         Ok(match verdict {
-            Some(verdict) => Outcome::Decided(verdict.into_result(), answer.ok()),
-            None => Outcome::Homeserver(answer),
+            Some(verdict) => Came::Decided(verdict.into_result(), answer.ok()),
+            None => Came::Homeserver(answer),
         })
     }
 

@@ -1,38 +1,28 @@
 //! Registration, password, 3pid: where a request carries a sid of ours, point it at us, and only where it may be used.
 
 mod creds;
+mod exchange;
 mod under_way;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
-use serde_json::value::RawValue;
 
 use crate::body::{self, Form, Object};
 use crate::config::{RouteMode, Shared};
 use crate::front::forward::{Body, Forward};
 use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
-use crate::session::{Owner, Reserved, Session, Settled};
-use crate::store::{Change, Key, Store, UiaStage};
+use crate::session::Owner;
+use crate::store::{Key, Store};
 use crate::telemetry::RequestId;
 use creds::{Creds, Place};
+use exchange::Exchange;
 use under_way::{Entered, UnderWay};
-
-/// The largest answer to a completion that is read.
-const ANSWER_LIMIT: usize = 1024 * 1024;
-/// Between two looks whether another request's reservation has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
-/// How long it is remembered what a completed stage was for. An old homeserver forgets it 48 h after its last use, and
-/// some uses do not come by here (P§2.4; the fallback pages of other stages).
-const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
-/// The same while it is not known yet whether it will be completed: longer than a session is reserved.
-const UIA_STAGE_LEASE: Duration = Duration::from_secs(600);
 
 /// Which endpoint a request with creds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +82,16 @@ impl ThreepidCreds {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return self.forward.relay(&head, bytes).await;
         }
+        self.complete(head, bytes, completion).await
+    }
+
+    /// A request that was read.
+    pub(super) async fn complete(
+        &self,
+        head: Parts,
+        bytes: Bytes,
+        completion: Completion,
+    ) -> Result<Response<Body>, Refusal> {
         let mut object = Object::parse(&bytes)?;
         let all = creds::read(&object)?;
         let uia_session = creds::uia_session(&object);
@@ -119,9 +119,35 @@ impl ThreepidCreds {
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
-        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session };
+        let handed_over = false;
+        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         drop(under_way);
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
+        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+    }
+
+    /// For a homeserver that has learnt MSC2263: nothing is injected and nothing refused, but sessions of ours that had
+    /// begun may still be asked for.
+    pub async fn hand_over(
+        &self,
+        request: Request<Incoming>,
+        completion: Completion,
+    ) -> Result<Response<Body>, Refusal> {
+        if !body::is_short(request.headers(), body::CREDS_LIMIT) {
+            return self.forward.handle(request).await;
+        }
+        let (head, body) = request.into_parts();
+        let bytes = body::read(body, body::CREDS_LIMIT).await?;
+        let object = Object::parse(&bytes).ok();
+        let all = object.as_ref().and_then(|object| creds::read(object).ok()).unwrap_or_default();
+        let us = self.config.load().identity.name.clone();
+        let Some(carried) = ours(&all, &us).unwrap_or_default() else { return self.forward.relay(&head, bytes).await };
+        let uia_session = object.as_ref().and_then(creds::uia_session);
+        let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
+        let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
+        let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
+        let (parts, sent, handed_over) = (self.clone(), bytes, true);
+        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 
@@ -196,121 +222,4 @@ fn access_token(head: &Parts) -> Option<String> {
     let bearer = field.and_then(|value| value.strip_prefix("Bearer ")).map(|token| token.trim().to_owned());
     let query = || Form::parse(head.uri.query()?.as_bytes())?.get("access_token").map(str::to_owned);
     bearer.or_else(query)
-}
-
-/// One request with a session of ours on its way.
-struct Exchange {
-    parts: ThreepidCreds,
-    head: Parts,
-    sent: Bytes,
-    purpose: Purpose,
-    holder: RequestId,
-    carried: Carried,
-    owner: Owner,
-    uia_session: Option<String>,
-}
-
-impl Exchange {
-    async fn run(self) -> Result<Response<Body>, Refusal> {
-        self.reserve().await?;
-        if !self.mark_uia_session().await? {
-            self.settle(&Shown::default()).await?;
-            return Err(Refusal::creds());
-        }
-        let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
-        let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
-        self.settle(&shown).await?;
-        let mut response = answer?.map(Body::from);
-        response.extensions_mut().insert(self.carried.sid);
-        Ok(response)
-    }
-
-    /// Says what the UIA session is for before the homeserver completes a stage in it: from then on it would complete any
-    /// endpoint, and the answer that shows it is still to come. `false` when it is for something else already.
-    async fn mark_uia_session(&self) -> Result<bool, Refusal> {
-        let Some(id) = &self.uia_session else { return Ok(true) };
-        let now = self.parts.clock.now();
-        let mark = |current: Option<UiaStage>| match current {
-            Some(stage) => (Change::Keep, stage.purpose == self.purpose),
-            None => {
-                let record = UiaStage { purpose: self.purpose, sid: None };
-                (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
-            }
-        };
-        let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
-        while fits && self.parts.under_way.elsewhere(id, self.purpose) {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        Ok(fits)
-    }
-
-    /// Waits while another request holds the session; it never fails because of that.
-    async fn reserve(&self) -> Result<(), Refusal> {
-        loop {
-            let now = self.parts.clock.now();
-            let secret = self.carried.client_secret.as_ref();
-            let reserve = |session: &mut Session| session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
-            match self.parts.store.update_session(&self.carried.sid, now, reserve).await? {
-                Some(Reserved::Granted) => return Ok(()),
-                Some(Reserved::Wait) => tokio::time::sleep(LOOK_AGAIN).await,
-                Some(Reserved::Refused) | None => return Err(Refusal::creds()),
-            }
-        }
-    }
-
-    async fn settle(&self, shown: &Shown) -> Result<(), Refusal> {
-        let now = self.parts.clock.now();
-        let by_uia_session_alone = self.carried.client_secret.is_none();
-        // The homeserver's word for the UIA session: it begins another when it does not know the client's.
-        let owner = shown.uia_session.as_deref().map_or_else(|| self.owner.clone(), Owner::uia_session);
-        let settle = |session: &mut Session| {
-            let told = session.told(&self.holder);
-            let used = told || by_uia_session_alone;
-            let settled = match shown.outcome {
-                Some(Completed::Request) if used => Settled::Consumed(owner.clone()),
-                Some(Completed::Stage) if told => Settled::Bound(owner.clone()),
-                Some(Completed::Request | Completed::Stage) | None => Settled::Released,
-            };
-            session.settle(&self.holder, settled, now);
-            told
-        };
-        let told = self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(false);
-        let uia_sessions = [&self.uia_session, &shown.uia_session];
-        for id in uia_sessions.into_iter().flatten().filter(|_| told) {
-            let stage = UiaStage { purpose: self.purpose, sid: Some(self.carried.sid.clone()) };
-            let until = now.after(UIA_STAGE_LIFETIME);
-            let put = |_| (Change::Put { record: stage.clone(), until }, ());
-            self.parts.store.update(&Key::uia_session(id), now, put).await?;
-        }
-        Ok(())
-    }
-}
-
-/// What an answer of the homeserver shows of the stage that our session stands for.
-#[derive(Debug, Default)]
-struct Shown {
-    outcome: Option<Completed>,
-    uia_session: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Completed {
-    /// 2xx: the whole request.
-    Request,
-    /// A 401 that lists the stage among the completed ones.
-    Stage,
-}
-
-impl Shown {
-    fn by(answer: &Response<Bytes>) -> Self {
-        if answer.status().is_success() {
-            return Self { outcome: Some(Completed::Request), uia_session: None };
-        }
-        let object = Object::parse(answer.body()).ok().filter(|_| answer.status() == StatusCode::UNAUTHORIZED);
-        let Some(object) = object else { return Self::default() };
-        let completed = object.get("completed").and_then(body::elements).unwrap_or_default();
-        let stage = |raw: &&RawValue| matches!(raw.get(), "\"m.login.email.identity\"" | "\"m.login.msisdn\"");
-        let outcome = completed.iter().any(stage).then_some(Completed::Stage);
-        Self { outcome, uia_session: object.string("session") }
-    }
 }

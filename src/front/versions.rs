@@ -10,9 +10,28 @@ use crate::front::forward::{Body, Forward, Whole, decode, fit};
 use crate::matrix::Refusal;
 
 /// What MSC2263 calls itself in `unstable_features`.
-const FLAG: &str = "m.require_identity_server";
+const REQUIRE_IDENTITY_SERVER: &str = "m.require_identity_server";
+/// What MSC2290 calls itself there.
+const SEPARATE_ADD_AND_BIND: &str = "m.separate_add_and_bind";
 /// Longest answer that is looked into.
 const LIMIT: usize = 1024 * 1024;
+
+/// What is true of the homeserver and the shim together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// `m.require_identity_server: false`
+    pub no_identity_server_required: bool,
+    /// `m.separate_add_and_bind: true`
+    pub separate_add_and_bind: bool,
+}
+
+impl Features {
+    fn flags(self) -> impl Iterator<Item = (&'static str, bool)> {
+        let required = self.no_identity_server_required.then_some((REQUIRE_IDENTITY_SERVER, false));
+        let separate = self.separate_add_and_bind.then_some((SEPARATE_ADD_AND_BIND, true));
+        required.into_iter().chain(separate)
+    }
+}
 
 /// GET `/_matrix/client/versions`
 /// ([versions](https://spec.matrix.org/v1.1/client-server-api/#get_matrixclientversions)).
@@ -26,10 +45,10 @@ impl Versions {
         Self { forward }
     }
 
-    /// The homeserver's answer, with `m.require_identity_server: false` when `flag` says that it is true. Whatever is
-    /// not a 200 with a JSON object goes on byte for byte.
-    pub async fn handle(&self, request: Request<Incoming>, flag: bool) -> Result<Response<Body>, Refusal> {
-        if !flag || *request.method() != Method::GET || !request.body().is_end_stream() {
+    /// The homeserver's answer, with the flags of what is true. Whatever is not a 200 with a JSON object goes on byte for
+    /// byte.
+    pub async fn handle(&self, request: Request<Incoming>, features: Features) -> Result<Response<Body>, Refusal> {
+        if features == Features::default() || *request.method() != Method::GET || !request.body().is_end_stream() {
             return self.forward.handle(request).await;
         }
         let (head, _empty) = request.into_parts();
@@ -42,7 +61,7 @@ impl Versions {
             Whole::TooLong(relayed) => Body::Relayed(relayed),
             Whole::Read(bytes) => {
                 let plain = decode(head.headers.get(header::CONTENT_ENCODING), &bytes, LIMIT);
-                match with_flag(plain.as_ref().unwrap_or(&bytes)) {
+                match with_flags(plain.as_ref().unwrap_or(&bytes), features) {
                     Some(flagged) => {
                         forget_the_old_body(&mut head.headers);
                         fit(&mut head.headers, flagged.len());
@@ -57,19 +76,20 @@ impl Versions {
 }
 
 /// Whether a homeserver with this `/versions` answers requestToken without `id_server` by itself. `None`: not an
-/// answer to `/versions`. Only the flag, or r0.6.0 alone, prove it: Dendrite lists v1.x and still demands `id_server`.
+/// answer to `/versions`. Only the flag and the exact `r0.6.0` prove it: Dendrite lists r0.6.1 and v1.x, and still
+/// demands `id_server`.
 pub fn learnt_msc2263(body: &[u8]) -> Option<bool> {
     let body: Map<String, Value> = serde_json::from_slice(body).ok()?;
     let versions = body.get("versions")?.as_array()?;
-    let flag = body.get("unstable_features").and_then(|features| features.get(FLAG));
-    Some(flag == Some(&Value::Bool(false)) || *versions == ["r0.6.0"])
+    let flag = body.get("unstable_features").and_then(|features| features.get(REQUIRE_IDENTITY_SERVER));
+    Some(flag == Some(&Value::Bool(false)) || versions.iter().any(|version| version == "r0.6.0"))
 }
 
-/// The object with the flag, or `None` when there is nothing that a flag can be added to.
-fn with_flag(body: &[u8]) -> Option<Bytes> {
+/// The object with the flags, or `None` when there is nothing that a flag can be added to.
+fn with_flags(body: &[u8], features: Features) -> Option<Bytes> {
     let mut object: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    let features = object.entry("unstable_features").or_insert_with(|| Value::Object(Map::new()));
-    features.as_object_mut()?.insert(FLAG.to_owned(), Value::Bool(false));
+    let unstable = object.entry("unstable_features").or_insert_with(|| Value::Object(Map::new())).as_object_mut()?;
+    unstable.extend(features.flags().map(|(name, value)| (name.to_owned(), Value::Bool(value))));
     serde_json::to_vec(&object).ok().map(Bytes::from)
 }
 

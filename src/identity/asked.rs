@@ -1,6 +1,6 @@
 //! What a homeserver writes to the identity door: Synapse as JSON, Dendrite as a form (P§3.2).
 
-use crate::body::{Form, Object};
+use crate::body::Fields;
 use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};
 
 /// The fields of the homeserver's requestToken that are used; the rest is in the note.
@@ -23,33 +23,6 @@ impl Asked {
             client_secret: client_secret.ok_or_else(|| invalid("client_secret"))?,
             send_attempt: send_attempt.ok_or_else(|| invalid("send_attempt"))?,
         })
-    }
-}
-
-/// The body's fields, however they are written.
-pub(super) enum Fields<'a> {
-    Json(Object<'a>),
-    Form(Form),
-}
-
-impl<'a> Fields<'a> {
-    /// `None` when the body is neither a JSON object nor a form.
-    pub(super) fn parse(body: &'a [u8]) -> Option<Self> {
-        if body.first().is_some_and(|first| *first == b'{') {
-            return Object::parse(body).ok().map(Self::Json);
-        }
-        Form::parse(body).map(Self::Form)
-    }
-
-    /// A string, or an integer as one.
-    pub(super) fn get(&self, name: &str) -> Option<String> {
-        match self {
-            Self::Json(object) => {
-                let integer = || object.get(name)?.get().parse::<i64>().ok().map(|number| number.to_string());
-                object.string(name).or_else(integer)
-            }
-            Self::Form(form) => form.get(name).map(str::to_owned),
-        }
     }
 }
 

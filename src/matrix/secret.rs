@@ -61,13 +61,19 @@ impl Sid {
     }
 }
 
-/// What is mailed: 256 bits in a link, as 64 hexadecimal digits. Only its digest is kept.
+/// What is sent: 256 bits in a mailed link, as 64 hexadecimal digits, or the six digits of an SMS. Only its digest is
+/// kept.
 #[derive(Clone)]
 pub struct Token(String);
 
 impl Token {
     pub fn from_random(random: [u8; 32]) -> Self {
         Self(hex(&random))
+    }
+
+    /// Six decimal digits, for an SMS. What the modulus favours is less than one in 10¹³.
+    pub fn code_from_random(random: [u8; 8]) -> Self {
+        Self(format!("{:06}", u64::from_be_bytes(random) % 1_000_000))
     }
 
     /// Any short printable string: whether it is *the* token is for the digest to say.
@@ -93,7 +99,7 @@ impl fmt::Debug for Token {
 }
 
 /// SHA-256 of something we only have to recognise. Compared in constant time.
-#[derive(Clone, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(String);
 

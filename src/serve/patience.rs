@@ -82,7 +82,8 @@ pub(super) struct Patient<S> {
     until: Option<Instant>,
     /// The number of requests begun when `until` was set for a head; another one means that this head is through.
     requests: u32,
-    /// An idle period was already slept through.
+    /// When the current idle period ends, and whether one was already slept through.
+    period: Option<Instant>,
     idle_before: bool,
     lingering: Option<Instant>,
 }
@@ -97,6 +98,7 @@ impl<S> Patient<S> {
             write_blocked: false,
             until: Some(Instant::now() + HEAD),
             requests: 0,
+            period: None,
             idle_before: false,
             lingering: None,
         }
@@ -146,8 +148,9 @@ impl<S> Patient<S> {
                 return Poll::Ready(Ok(()));
             }
             // hyper does not read again when a request ends, so this timer also runs while one is on its way.
-            let next = self.timer.as_ref().filter(|timer| !timer.is_elapsed()).map(|timer| timer.deadline());
-            ready!(self.poll_until(cx, next.unwrap_or_else(|| Instant::now() + IDLE)));
+            let period = *self.period.get_or_insert_with(|| Instant::now() + IDLE);
+            ready!(self.poll_until(cx, period));
+            self.period = None;
             if state == IDLING && self.idle_before {
                 return Poll::Ready(Ok(()));
             }
@@ -247,5 +250,121 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn connection() -> (DuplexStream, Patient<DuplexStream>, Phase) {
+        let (client, server) = duplex(64);
+        let phase = Phase::default();
+        (client, Patient::new(server, phase.clone()), phase)
+    }
+
+    /// How long it takes until a read shows the end.
+    async fn end_after(io: &mut Patient<DuplexStream>) -> Duration {
+        let begun = Instant::now();
+        let mut buffer = [0; 64];
+        while io.read(&mut buffer).await.unwrap() > 0 {}
+        begun.elapsed()
+    }
+
+    fn about(span: Duration, expected: Duration) -> bool {
+        span >= expected && span < expected + Duration::from_millis(10)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_is_given_the_time_of_a_head() {
+        let (_client, mut io, _phase) = connection();
+        assert!(about(end_after(&mut io).await, HEAD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_in_is_given_its_time_once() {
+        let (mut client, mut io, _phase) = connection();
+        let trickle = tokio::spawn(async move {
+            while client.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        assert!(about(end_after(&mut io).await, HEAD));
+        drop(io);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_head_of_a_second_request_has_its_time_too() {
+        let (mut client, mut io, phase) = connection();
+        client.write_all(b"first").await.unwrap();
+        assert_eq!(io.read(&mut [0; 64]).await.unwrap(), 5);
+        drop(phase.begin());
+        client.write_all(b"half a head").await.unwrap();
+        assert!(about(end_after(&mut io).await, HEAD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_on_its_way_has_no_time_limit_and_idling_behind_it_has() {
+        let (_client, mut io, phase) = connection();
+        let flight = phase.begin();
+        let busy = tokio::time::timeout(Duration::from_secs(86_400), io.read(&mut [0; 64])).await;
+        assert!(busy.is_err(), "{busy:?}");
+        drop(flight);
+        let idle = end_after(&mut io).await;
+        assert!(idle >= IDLE && idle <= 2 * IDLE, "{idle:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_sending_is_believed_gone_only_when_it_waits_in_vain() {
+        let (mut client, mut io, phase) = connection();
+        let flight = phase.begin();
+        client.shutdown().await.unwrap();
+        assert!(about(end_after(&mut io).await, PATIENCE));
+        drop(flight);
+        assert!(about(end_after(&mut io).await, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_sending_is_waited_for_while_its_answer_flows() {
+        let (mut client, mut io, phase) = connection();
+        let _flight = phase.begin();
+        client.shutdown().await.unwrap();
+        let mut scratch = [0; 64];
+        for _ in 0..10 {
+            let quiet = tokio::time::timeout(PATIENCE / 2, io.read(&mut scratch)).await;
+            assert!(quiet.is_err(), "cut although the answer flows");
+            io.write_all(b"more").await.unwrap();
+            client.read_exact(&mut [0; 4]).await.unwrap();
+        }
+        assert!(about(end_after(&mut io).await, PATIENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_ends_at_once_and_never_by_time() {
+        let (mut client, mut io, phase) = connection();
+        let flight = phase.begin();
+        flight.becomes_a_tunnel();
+        drop(flight);
+        let quiet = tokio::time::timeout(Duration::from_secs(86_400), io.read(&mut [0; 64])).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        client.shutdown().await.unwrap();
+        assert!(about(end_after(&mut io).await, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_lingers_only_for_who_is_still_sending() {
+        let (_client, mut io, _phase) = connection();
+        let begun = Instant::now();
+        io.shutdown().await.unwrap();
+        assert!(about(begun.elapsed(), Duration::ZERO));
+
+        let (mut client, mut io, _phase) = connection();
+        client.write_all(b"still sending").await.unwrap();
+        let begun = Instant::now();
+        io.shutdown().await.unwrap();
+        assert!(about(begun.elapsed(), LINGER), "{:?}", begun.elapsed());
     }
 }

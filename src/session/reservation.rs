@@ -38,8 +38,7 @@ impl Owner {
 pub(super) struct Reservation {
     holder: RequestId,
     until: Timestamp,
-    /// The homeserver has been told, under this reservation, that the address is validated.
-    told: bool,
+    told: Told,
 }
 
 /// Whether a request may be forwarded with this session.
@@ -49,6 +48,16 @@ pub enum Reserved {
     /// Another request holds it.
     Wait,
     Refused,
+}
+
+/// What the homeserver has heard under a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// It has not asked.
+    Nothing,
+    NotYet,
+    Validated,
 }
 
 /// What the homeserver's answer to a reserved request shows.
@@ -88,33 +97,33 @@ impl Session {
         if self.reservation.as_ref().is_some_and(|held| now < held.until) {
             return Reserved::Wait;
         }
-        self.reservation = Some(Reservation { holder: holder.clone(), until: now.after(RESERVATION), told: false });
+        self.reservation =
+            Some(Reservation { holder: holder.clone(), until: now.after(RESERVATION), told: Told::Nothing });
         Reserved::Granted
     }
 
-    /// The homeserver asks whether the address is validated: since when, or `None`. Only a request that was let through
-    /// by [`Session::reserve`] gets a yes, whatever another parser makes of its creds.
-    pub fn validated(&self, client_secret: &ClientSecret, now: Timestamp) -> Option<Timestamp> {
-        let reserved = self.reservation.as_ref().is_some_and(|held| now < held.until);
-        if !reserved || self.client_secret != client_secret.digest() || now >= self.expires {
+    /// The homeserver asks whether the address is validated: since when, or `None`. That it was told is noted. Only a
+    /// request that was let through by [`Session::reserve`] gets a yes, whatever another parser makes of its creds.
+    pub fn tell(&mut self, client_secret: &ClientSecret, now: Timestamp) -> Option<Timestamp> {
+        let held = self.reservation.as_mut().filter(|held| now < held.until)?;
+        if self.client_secret != client_secret.digest() || now >= self.expires {
             return None;
         }
         match self.state {
-            State::Requested => None,
-            State::Validated { at } | State::Consumed { validated: at, .. } => Some(at),
+            State::Requested => {
+                held.told = Told::NotYet;
+                None
+            }
+            State::Validated { at } | State::Consumed { validated: at, .. } => {
+                held.told = Told::Validated;
+                Some(at)
+            }
         }
     }
 
-    /// The homeserver has been told yes under the present reservation.
-    pub fn tell(&mut self) {
-        if let Some(held) = &mut self.reservation {
-            held.told = true;
-        }
-    }
-
-    /// Whether the homeserver was told yes on behalf of this holder.
-    pub fn told(&self, holder: &RequestId) -> bool {
-        self.reservation.as_ref().is_some_and(|held| held.told && held.holder == *holder)
+    /// What the homeserver was told on behalf of this holder.
+    pub fn told(&self, holder: &RequestId) -> Told {
+        self.reservation.as_ref().filter(|held| held.holder == *holder).map_or(Told::Nothing, |held| held.told)
     }
 
     /// Ends a reservation with what the answer showed. Another holder's reservation is left alone.
@@ -162,12 +171,13 @@ mod tests {
     #[test]
     fn the_homeserver_is_told_only_under_a_reservation() {
         let mut session = validated();
-        assert_eq!(session.validated(&secret("s3cr3t"), at(20)), None);
+        assert_eq!(session.tell(&secret("s3cr3t"), at(20)), None);
         assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
-        assert_eq!(session.validated(&secret("s3cr3t"), at(20)), Some(at(10)));
-        assert_eq!(session.validated(&secret("other"), at(20)), None);
+        assert_eq!(session.tell(&secret("s3cr3t"), at(20)), Some(at(10)));
+        assert_eq!(session.told(&id(1)), Told::Validated);
+        assert_eq!(session.tell(&secret("other"), at(20)), None);
         session.settle(&id(1), Settled::Released, at(21));
-        assert_eq!(session.validated(&secret("s3cr3t"), at(21)), None);
+        assert_eq!(session.tell(&secret("s3cr3t"), at(21)), None);
     }
 
     #[test]
@@ -202,7 +212,7 @@ mod tests {
         session.settle(&id(1), Settled::Consumed(Owner::uia_session("u")), at(21));
         assert_eq!(reserve(&mut session, 2, "thief", 22), Reserved::Refused);
         assert_eq!(reserve(&mut session, 2, "u", 22), Reserved::Granted);
-        assert_eq!(session.validated(&secret("s3cr3t"), at(22)), Some(at(10)));
+        assert_eq!(session.tell(&secret("s3cr3t"), at(22)), Some(at(10)));
         session.settle(&id(2), Settled::Consumed(Owner::uia_session("u")), at(600));
         assert_eq!(reserve(&mut session, 3, "u", 620), Reserved::Granted, "the repeat counts from the first success");
         session.settle(&id(3), Settled::Released, at(620));

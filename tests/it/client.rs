@@ -192,7 +192,7 @@ pub fn fields(page: &str) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-/// The first answer in `bytes`.
+/// A whole answer, as it came over the wire.
 pub fn parse(bytes: &[u8]) -> Answer {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

@@ -57,7 +57,7 @@ impl Legacy {
         Client::of(&self.address)
     }
 
-    /// The socket of an identity server that it trusts.
+    /// A socket that this homeserver trusts as an identity server.
     pub fn door(&self) -> TcpListener {
         self.doors.take()
     }

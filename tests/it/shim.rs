@@ -1,6 +1,6 @@
 //! The noun `Shim`: the whole of it in this process, on free ports, before any homeserver.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -33,19 +33,34 @@ pub struct Wanted {
     pub config: String,
     /// The `[email]` table; without it mails go to the outbox.
     pub email: Option<String>,
+    /// More of the `[homeserver]` table.
+    pub homeserver: String,
+    /// More of the `[identity]` table.
+    pub identity: String,
 }
+
+/// Limits that no test reaches by accident.
+pub const ROOMY: &str = "[limits]\nrequest_token_per_ip = \"10000/1m\"\nrequest_token_per_address = \"10000/1m\"\n\
+                         submit_token_per_ip = \"10000/1m\"\n";
 
 impl Wanted {
     pub fn config(config: &str) -> Self {
-        Self { config: config.to_owned(), email: None }
+        Self { config: config.to_owned(), ..Self::default() }
+    }
+
+    /// Mails go to this mail server of the test's own, in clear.
+    pub fn mailing_to(mut self, mail_server: SocketAddr) -> Self {
+        let (host, port) = (mail_server.ip(), mail_server.port());
+        self.email = Some(format!(
+            "transport = \"smtp\"\nhost = \"{host}\"\nport = {port}\ntls = \"none\"\nfrom = \"noreply@example.org\""
+        ));
+        self
     }
 }
 
 impl Shim {
     /// In front of the homeserver at `host:port`, known to it by one of the names that [`reserve`] gave.
     pub async fn before(homeserver: &str, identity: TcpListener, wanted: Wanted) -> Self {
-        // A test that fails shows what the shim said.
-        drop(tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::DEBUG).try_init());
         let folder = tempfile::tempdir().unwrap();
         let port = identity.local_addr().unwrap().port();
         let clients = Listener::bind(&free()).unwrap();
@@ -55,13 +70,16 @@ impl Shim {
         let ca = authority();
         let text = format!(
             "server_name = \"example.org\"\npublic_base_url = \"http://{address}\"\nstate_dir = \"{state}\"\n\
-             [homeserver]\nurl = \"http://{homeserver}\"\n\
+             [homeserver]\nurl = \"http://{homeserver}\"\n{more_homeserver}\n\
              [identity]\nname = \"localhost:{port}\"\ntls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
+             {more_identity}\n\
              [email]\n{email}\n{config}",
             state = folder.path().display(),
             leaf = ca.leaf.display(),
             key = ca.key.display(),
             config = wanted.config,
+            more_homeserver = wanted.homeserver,
+            more_identity = wanted.identity,
         );
         let config = Config::from_text(&text).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
         let now = Arc::new(AtomicU64::new(wall_millis()));
@@ -95,11 +113,7 @@ impl Shim {
 
     /// The mails in the outbox, oldest first.
     pub fn outbox(&self) -> Vec<String> {
-        let Ok(files) = std::fs::read_dir(self.folder.path().join("outbox")) else { return Vec::new() };
-        let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
-        files.retain(|file| file.extension().is_some_and(|ending| ending == "eml"));
-        files.sort_by_key(|file| std::fs::metadata(file).unwrap().modified().unwrap());
-        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+        outbox_in(self.folder.path())
     }
 
     /// The link of the only mail with this sid.
@@ -116,6 +130,15 @@ impl Shim {
         assert_eq!(confirmed.status, 200, "{}", confirmed.text());
         sid
     }
+}
+
+/// The mails in the outbox of a state folder, oldest first.
+pub fn outbox_in(state_dir: &Path) -> Vec<String> {
+    let Ok(files) = std::fs::read_dir(state_dir.join("outbox")) else { return Vec::new() };
+    let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "eml"));
+    files.sort_by_key(|file| std::fs::metadata(file).unwrap().modified().unwrap());
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
 }
 
 /// The link in a mail as it was sent, quoted-printable undone.

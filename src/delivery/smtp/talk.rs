@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-use crate::delivery::{DeliveryError, Stage, scrubbed};
+use super::super::{DeliveryError, Stage, scrubbed};
 
 /// RFC 5321 promises 512 bytes a line; real servers exceed it a little.
 const LONGEST_LINE: usize = 4096;
@@ -53,9 +53,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     /// The message and its final dot. From the dot on a lost connection leaves the message's fate unknown.
     pub(super) async fn message(&mut self, bytes: &[u8]) -> Result<Reply, DeliveryError> {
         self.write(Stage::Data, &stuffed(bytes)).await?;
-        let unanswered = |error| match error {
-            DeliveryError::Unreachable { source, .. } => DeliveryError::Unanswered { source },
-            known => known,
+        let unanswered = |error| {
+            if let DeliveryError::Unreachable { source, .. } = error {
+                return DeliveryError::Unanswered { source };
+            }
+            error
         };
         self.write(Stage::Data, b".\r\n").await.map_err(unanswered)?;
         self.reply(Stage::Data, 2).await.map_err(unanswered)

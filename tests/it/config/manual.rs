@@ -42,6 +42,18 @@ fn the_example_lists_every_key_with_its_default() {
 }
 
 #[test]
+fn the_readmes_minimal_configuration_is_good() {
+    let readme = shipped("../README.md");
+    let (_, from_block) = readme.split_once("```toml\n").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("threepid-shim.toml");
+    std::fs::write(&file, from_block.split("```").next().unwrap()).unwrap();
+    std::fs::write(folder.path().join("smtp-password"), "secret\n").unwrap();
+    let config = Config::load(Some(&file), std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(config.identity.name, "localhost:8091", "what the README tells the homeserver");
+}
+
+#[test]
 fn the_example_gives_the_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("threepid-shim.toml");

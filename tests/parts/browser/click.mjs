@@ -1,11 +1,12 @@
-// click.mjs URL [--button] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]
+// click.mjs URL [--button] [--follow] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]
 //
 // Opens URL in Debian's chromium, as the person who got the mail would, and prints one JSON line:
 //   {"url", "status", "headers", "title", "lang", "text", "buttons", "overflows", "console", "requests", "before"}
 // url to headers are those of the page that is shown at the end; `buttons` are the texts of its buttons, `overflows` says that it
 // must be scrolled sideways, `console` what the browser complained of (CSP), `requests` every "METHOD URL" made on the way.
 // --button clicks the only submit button and waits for the page after it; `before` is then the page with the button.
-// --screenshot is taken of the last page. Exit code 1, with the reason on standard error, when any of it does not work.
+// --follow waits for the page that the first one goes on to by itself. --screenshot is taken of the last page.
+// Exit code 1, with the reason on standard error, when any of it does not work.
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -21,6 +22,7 @@ const { values: option, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     button: { type: "boolean" },
+    follow: { type: "boolean" },
     screenshot: { type: "string" },
     dark: { type: "boolean" },
     mobile: { type: "boolean" },
@@ -28,7 +30,7 @@ const { values: option, positionals } = parseArgs({
     lang: { type: "string", default: "en" },
   },
 });
-if (positionals.length !== 1) throw new Error("usage: click.mjs URL [--button] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]");
+if (positionals.length !== 1) throw new Error("usage: click.mjs URL [--button] [--follow] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]");
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: apt-get install chromium (or run tests/run)`);
@@ -45,7 +47,7 @@ const context = await chromium.launchPersistentContext(profile, {
 });
 
 try {
-  context.setDefaultTimeout(20_000);
+  context.setDefaultTimeout(60_000);
   const page = context.pages()[0] ?? (await context.newPage());
   const requests = [];
   const complaints = [];
@@ -63,19 +65,20 @@ try {
     overflows: await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth),
   });
 
-  let response = await page.goto(positionals[0]);
-  let shown = await describe(response);
+  // `request.isNavigationRequest` also holds for the redirects on the way: the last answer to come is the page's.
+  const answers = [];
+  page.on("response", (answer) => answer.request().isNavigationRequest() && answer.frame() === page.mainFrame() && answers.push(answer));
+  await page.goto(positionals[0]);
+  if (option.follow) await page.waitForURL((url) => url.href !== new URL(positionals[0]).href);
+  let shown = await describe(answers.at(-1));
   if (option.button) {
     const button = page.locator("button[type=submit], button:not([type]), input[type=submit]");
     const count = await button.count();
     if (count !== 1) throw new Error(`expected one submit button, found ${count}: ${shown.text}`);
-    // `request.isNavigationRequest` also holds for the redirects on the way: the last answer to come is the page's.
-    const answers = [];
-    page.on("response", (answer) => answer.request().isNavigationRequest() && answers.push(answer));
+    const opened = answers.length;
     await Promise.all([page.waitForEvent("load"), button.click()]);
-    response = answers.at(-1);
-    if (!response) throw new Error("the button led to no page");
-    shown = { ...(await describe(response)), before: shown };
+    if (answers.length === opened) throw new Error("the button led to no page");
+    shown = { ...(await describe(answers.at(-1))), before: shown };
   }
   if (option.screenshot) await page.screenshot({ path: option.screenshot, fullPage: true });
   console.log(JSON.stringify({ ...shown, console: complaints, requests }));

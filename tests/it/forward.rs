@@ -1,0 +1,13 @@
+//! The ordinary request, byte for byte, through a served door.
+
+mod answers;
+mod door;
+mod doors;
+mod draining;
+mod homes;
+mod requests;
+mod streams;
+mod tunnels;
+
+pub use door::{Front, Mode};
+pub use homes::gzip;

@@ -1,0 +1,143 @@
+//! The door that the tests of forwarding go through.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use ipnet::IpNet;
+use threepid_shim::config::{self, Endpoint, Listen, Shutdown};
+use threepid_shim::front::forward::{Body, Forward};
+use threepid_shim::front::versions::{Features, Versions};
+use threepid_shim::matrix::Refusal;
+use threepid_shim::serve::{self, Clock, Door, Drain, Listener, Listeners, Serving, Tls};
+use threepid_shim::telemetry::Metrics;
+
+use crate::homeserver::{Conversation, Homeserver, Raw, soon};
+
+/// A client door in front of a homeserver, on a free port of loopback; cut when dropped.
+pub struct Front {
+    pub address: SocketAddr,
+    pub drain: Drain,
+    pub metrics: Metrics,
+}
+
+/// What the door does with requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Forward,
+    /// `/_matrix/client/versions` through `Versions`.
+    Versions {
+        flag: bool,
+    },
+    /// The body is read first, as on intercepted paths.
+    Relay,
+    /// The answer is read as well.
+    Ask {
+        limit: usize,
+    },
+    Panic,
+}
+
+struct Plain {
+    forward: Forward,
+    mode: Mode,
+}
+
+impl Door for Plain {
+    type Body = Body;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let answer = match self.mode {
+            Mode::Forward => self.forward.handle(request).await,
+            Mode::Versions { flag } => {
+                let features = Features { no_identity_server_required: flag, separate_add_and_bind: false };
+                Versions::new(self.forward.clone()).handle(request, features).await
+            }
+            Mode::Relay => {
+                let (head, body) = read(request).await;
+                self.forward.relay(&head, body).await
+            }
+            Mode::Ask { limit } => {
+                let (head, body) = read(request).await;
+                self.forward.ask(&head, body, limit).await.map(|answer| answer.map(Body::from))
+            }
+            Mode::Panic => panic!("as asked"),
+        };
+        answer.unwrap_or_else(|refusal: Refusal| refusal.into_response().map(Body::from))
+    }
+}
+
+async fn read(request: Request<Incoming>) -> (http::request::Parts, Bytes) {
+    let (head, body) = request.into_parts();
+    (head, http_body_util::BodyExt::collect(body).await.unwrap().to_bytes())
+}
+
+impl Front {
+    pub fn before(homeserver: &Homeserver) -> Self {
+        Self::start(&homeserver.config(), Mode::Forward, &["127.0.0.0/8"])
+    }
+
+    pub fn start(homeserver: &config::Homeserver, mode: Mode, trusted: &[&str]) -> Self {
+        let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
+        Self::with_shutdown(homeserver, mode, trusted, &shutdown)
+    }
+
+    pub fn with_shutdown(homeserver: &config::Homeserver, mode: Mode, trusted: &[&str], shutdown: &Shutdown) -> Self {
+        let clients = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
+        let listen = Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None };
+        let listeners = Listeners::bind(&listen).unwrap();
+        Self::serve(listeners.clients, None, homeserver, mode, trusted, shutdown)
+    }
+
+    /// On sockets of one's own.
+    pub fn on(listeners: Vec<Listener>, tls: Option<Tls>, homeserver: &config::Homeserver, mode: Mode) -> Self {
+        let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
+        Self::serve(listeners, tls, homeserver, mode, &[], &shutdown)
+    }
+
+    fn serve(
+        listeners: Vec<Listener>,
+        tls: Option<Tls>,
+        homeserver: &config::Homeserver,
+        mode: Mode,
+        trusted: &[&str],
+        shutdown: &Shutdown,
+    ) -> Self {
+        // A unix socket has no address.
+        let address = listeners[0].local_addr().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        let metrics = Metrics::new();
+        let drain = Drain::new(shutdown);
+        let serving = Serving {
+            clock: Clock::system(),
+            tls,
+            drain: drain.clone(),
+            open: metrics.open_connections.clone(),
+            panics: metrics.panics.clone(),
+        };
+        let forward = Forward::new(homeserver, &trusted, metrics.clone());
+        tokio::spawn(serve::serve(listeners, Arc::new(Plain { forward, mode }), serving));
+        Self { address, drain, metrics }
+    }
+
+    pub async fn connect(&self) -> Conversation {
+        Conversation::with(self.address).await
+    }
+
+    /// One request on a connection of its own, and its answer.
+    pub async fn ask(&self, request: impl AsRef<[u8]>) -> Raw {
+        let mut client = self.connect().await;
+        let bodiless = request.as_ref().starts_with(b"HEAD ");
+        client.write(request).await;
+        soon("an answer", client.answer(bodiless)).await.expect("closed without an answer")
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.drain.cut();
+    }
+}

@@ -1,0 +1,206 @@
+//! How often one may ask, and how little an answer tells when existence is hidden.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::client::{Answer, Client, creds, request_token_path};
+use crate::flows::registered;
+use crate::homeserver::{self, Homeserver};
+use crate::legacy::{VERSIONS, legacy, unique};
+use crate::mailbox::{At, Fault, Mailbox, Script};
+use crate::shim::{ROOMY, Reserved, Shim, Wanted};
+
+#[track_caller]
+fn limited(answer: &Answer, seconds: u64) {
+    assert_eq!(answer.verdict(), (429, "M_LIMIT_EXCEEDED".into()));
+    assert_eq!(answer.json()["retry_after_ms"], seconds * 1000);
+    assert_eq!(answer.header("retry-after"), Some(seconds.to_string().as_str()));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+}
+
+#[tokio::test]
+async fn requests_are_limited_by_the_clients_ip_and_an_ipv6_client_is_its_64_bit_network() {
+    let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"sid":"theirs"}"#)).await;
+    let wanted = Wanted::config("[limits]\nrequest_token_per_ip = \"3/30s\"\n");
+    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted).await;
+    let ask = async |client_ip: &str| {
+        let client = shim.client().with("X-Forwarded-For", client_ip);
+        client.request_token("register", &(unique("ip") + "@example.org"), "secret", 1).await
+    };
+    for (one, same, other) in [
+        ("203.0.113.1", "203.0.113.1", "203.0.113.2"),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", "2001:db8:0:2::1"),
+        ("::ffff:198.51.100.1", "198.51.100.1", "198.51.100.2"),
+        ("9.9.9.9, 198.51.100.7", "8.8.8.8, 198.51.100.7", "198.51.100.7, 9.9.9.9"),
+    ] {
+        for client_ip in [one, same, one] {
+            ask(client_ip).await.sid();
+        }
+        for client_ip in [one, same] {
+            limited(&ask(client_ip).await, 10);
+        }
+        assert_eq!(ask(other).await.status, 200, "{other}");
+    }
+    shim.later(Duration::from_secs(9));
+    limited(&ask("203.0.113.1").await, 1);
+    shim.later(Duration::from_secs(1));
+    assert_eq!(ask("203.0.113.1").await.status, 200);
+    limited(&ask("203.0.113.1").await, 10);
+    // Others' requests are the homeserver's to limit, and all else is not limited at all.
+    let client = shim.client().with("X-Forwarded-For", "203.0.113.1");
+    for _ in 0..5 {
+        let body = json!({ "client_secret": "s", "email": "a@b.c", "send_attempt": 1, "id_server": "vector.im" });
+        assert_eq!(client.post(&request_token_path("register"), body).await.status, 200);
+        assert_eq!(client.register("name", creds("4711", "s")).await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mails_to_one_address_are_limited_with_all_its_plus_variants_on_every_homeserver() {
+    for version in VERSIONS {
+        let shim = legacy(version).shim(Wanted::config("[limits]\nrequest_token_per_address = \"3/30s\"\n")).await;
+        let (client, name) = (shim.client(), unique("box"));
+        let ask = async |local: &str, secret: &str, attempt| {
+            client.request_token("register", &format!("{local}@example.org"), secret, attempt).await
+        };
+        let sid = ask(&name, "one", 1).await.sid();
+        for _ in 0..5 {
+            assert_eq!(ask(&name, "one", 1).await.sid(), sid, "a retry mails nothing and counts for nothing");
+        }
+        ask(&format!("{name}+a"), "two", 1).await.sid();
+        ask(&format!("{}+B+c", name.to_uppercase()), "three", 1).await.sid();
+        limited(&ask(&name, "four", 1).await, 10);
+        limited(&ask(&format!("{name}+d"), "five", 1).await, 10);
+        limited(&ask(&name, "one", 2).await, 10);
+        assert_eq!(ask(&name, "one", 1).await.sid(), sid, "what was mailed stays answered");
+        ask(&format!("{name}.x"), "six", 1).await.sid();
+        shim.later(Duration::from_secs(10));
+        assert_eq!(ask(&name, "one", 2).await.sid(), sid);
+    }
+}
+
+#[tokio::test]
+async fn links_tried_are_limited_by_the_clients_ip() {
+    let homeserver = Homeserver::answering(homeserver::json("200 OK", "{}")).await;
+    let wanted = Wanted::config("[limits]\nsubmit_token_per_ip = \"3/30s\"\n");
+    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted).await;
+    let page = "/_matrix/client/unstable/threepid_shim/register/email/submit_token?sid=x&client_secret=s&token=t";
+    let client = |ip: &str| shim.client().with("X-Forwarded-For", ip);
+    for method in ["GET", "POST", "GET"] {
+        assert_eq!(client("203.0.113.1").send(method, page, b"").await.status, 400);
+    }
+    for method in ["GET", "POST"] {
+        let answer = client("203.0.113.1").send(method, page, b"").await;
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("10")));
+        assert!(answer.header("content-type").unwrap().starts_with("text/html"), "a person reads it");
+    }
+    assert_eq!(client("203.0.113.2").get(page).await.status, 400);
+    shim.later(Duration::from_secs(10));
+    assert_eq!(client("203.0.113.1").get(page).await.status, 400);
+}
+
+/// Before a mail server that takes the whole dialogue and never ends one by itself.
+async fn hiding(script: Script) -> (Shim, Mailbox) {
+    let mailbox = Mailbox::start(script).await;
+    let wanted = Wanted::config(&format!("{ROOMY}[session]\nhide_existence = true\n")).mailing_to(mailbox.address());
+    (legacy("1.3.1").shim(wanted).await, mailbox)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    (times[times.len() / 2 - 1] + times[times.len() / 2]) / 2
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_hide_existence_no_answer_tells_whether_an_address_has_an_account() {
+    let (shim, mailbox) = hiding(Script::clear().always(Fault::hold(At::Dot))).await;
+    let outbox = legacy("1.3.1").shim(Wanted::default()).await;
+    let (_, known) = registered(&outbox).await;
+    let ask = |purpose: &'static str, email: String| {
+        let client = shim.client();
+        async move {
+            let began = Instant::now();
+            let answer = client.request_token(purpose, &email, &unique("secret"), 1).await;
+            (answer, began.elapsed())
+        }
+    };
+    let shape = |answer: &Answer| {
+        let names: Vec<_> = answer.headers.iter().map(|(name, _)| name.clone()).collect();
+        let sid = answer.clone().sid();
+        assert!(sid.starts_with("shim_"));
+        (answer.status, names, answer.body.len(), sid.len(), answer.json().as_object().unwrap().len())
+    };
+    let (mut of_known, mut of_unknown) = (Vec::new(), Vec::new());
+    let mut shapes = std::collections::HashSet::new();
+    // Both kinds of one batch run side by side, so that whatever else this machine does befalls both.
+    for purpose in ["register", "account/password", "account/3pid"] {
+        let batch = (0..20).map(|_| {
+            let unknown = unique("unknown") + "@example.org";
+            futures(ask(purpose, known.clone()), ask(purpose, unknown))
+        });
+        for joined in batch.collect::<Vec<_>>() {
+            let ((one, of_one), (other, of_other)) = joined.await.unwrap();
+            shapes.extend([shape(&one), shape(&other)]);
+            of_known.push(of_one);
+            of_unknown.push(of_other);
+        }
+    }
+    assert_eq!((of_known.len(), of_unknown.len(), shapes.len()), (60, 60, 1), "{shapes:?}");
+    let (known_median, unknown_median) = (median(of_known), median(of_unknown));
+    let apart = known_median.abs_diff(unknown_median);
+    assert!(apart < Duration::from_millis(5), "{known_median:?} and {unknown_median:?}");
+    assert!(mailbox.mails().is_empty() && mailbox.connections() > 0, "every mail is still on its way");
+}
+
+fn futures<T: Send + 'static, U: Send + 'static>(
+    one: impl Future<Output = T> + Send + 'static,
+    other: impl Future<Output = U> + Send + 'static,
+) -> tokio::task::JoinHandle<(T, U)> {
+    tokio::spawn(async move { tokio::join!(one, other) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hidden_address_gets_no_mail_and_its_session_never_validates() {
+    let (shim, mailbox) = hiding(Script::clear()).await;
+    let client = shim.client();
+    let outbox = legacy("1.3.1").shim(Wanted::default()).await;
+    let (_, known) = registered(&outbox).await;
+    let (secret, unknown) = (unique("secret"), unique("unknown") + "@example.org");
+    let hidden = client.request_token("account/password", &unknown, &secret, 1).await.sid();
+    let taken = client.request_token("register", &known, &secret, 1).await.sid();
+    let sid = client.request_token("account/password", &known, &secret, 1).await.sid();
+    assert_eq!(client.request_token("account/password", &unknown, &secret, 1).await.sid(), hidden, "as a retry is");
+
+    let mail = mailbox.wait_for_mail().await;
+    assert_eq!((mail.to.as_slice(), mailbox.mails().len()), ([known.clone()].as_slice(), 1));
+    for (sid, completed) in [
+        (&hidden, client.reset_password("new", creds(&hidden, &secret)).await),
+        (&taken, client.register(&unique("taken"), creds(&taken, &secret)).await),
+        (&sid, client.reset_password("new", creds(&sid, &secret)).await),
+    ] {
+        assert_eq!(completed.verdict(), (401, "M_UNAUTHORIZED".into()), "{sid}: keep waiting");
+    }
+    let link = mail.link();
+    let forged = client.open(&link.replace(&sid, &hidden)).await;
+    let wrong = client.open(&link.replace("token=", "token=0")).await;
+    assert_eq!((forged.status, forged.text()), (400, wrong.text()), "no token of it was ever mailed");
+    assert_eq!(client.click(&link).await.status, 200);
+    client.reset_password("new", creds(&sid, &secret)).await.ok();
+    client.login(&known, "new").await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_hide_existence_a_failed_mail_is_the_operators_to_see_and_faults_are_still_told() {
+    let (shim, mailbox) = hiding(Script::clear().always(Fault::reply(At::Rcpt, "550 5.1.1 no such user"))).await;
+    let client = shim.client();
+    let email = unique("refused") + "@example.org";
+    let sid = client.request_token("register", &email, "secret", 1).await.sid();
+    assert!(sid.starts_with("shim_"));
+    mailbox.wait_for_command("RCPT").await;
+    let metrics = Client::of(&shim.admin).get("/metrics").await.text();
+    let line = "threepid_shim_deliveries_total{medium=\"email\",outcome=\"rcpt\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    let faulty = client.request_token("register", "no address", "secret", 1).await;
+    assert_eq!(faulty.verdict(), (400, "M_INVALID_PARAM".into()));
+}

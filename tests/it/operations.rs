@@ -1,0 +1,223 @@
+//! What the operator sees: health, readiness, metrics, one line a request; and how the binary starts and stops.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::client::{Answer, Client, PASSWORD, creds};
+use crate::homeserver::{self, Homeserver, soon};
+use crate::legacy::{legacy, unique};
+use crate::process::Process;
+use crate::shim::{Reserved, Shim, Wanted, link_of};
+
+fn old() -> Vec<u8> {
+    homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)
+}
+
+#[tokio::test]
+async fn ready_is_while_the_homeserver_answers_and_alive_is_always() {
+    let homeserver = Homeserver::answering(old()).await;
+    let address = homeserver.address;
+    let shim = Shim::before(&address.to_string(), Reserved::new(1).take(), Wanted::default()).await;
+    let admin = Client::of(&shim.admin);
+    let states = async || (admin.get("/healthz").await.status, admin.get("/readyz").await.status);
+    assert_eq!(states().await, (200, 200));
+    drop(homeserver);
+    assert_eq!(states().await, (200, 503));
+    let broken = Homeserver::at(address, |_| homeserver::json("500 Error", "{}")).await;
+    assert_eq!(states().await, (200, 503));
+    drop(broken);
+    let _back = Homeserver::at(address, |_| old()).await;
+    assert_eq!(states().await, (200, 200));
+    assert_eq!(admin.get("/").await.status, 404);
+    assert_eq!(admin.send("POST", "/readyz", b"").await.status, 404);
+    assert_eq!(shim.client().get("/healthz").await.json()["versions"][0], "r0.5.0", "not on the client door");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_flow_is_counted() {
+    let shim = legacy("1.3.1").shim(Wanted::default()).await;
+    let (client, name, secret) = (shim.client(), unique("metrics"), unique("secret"));
+    let sid = shim.verify("register", &format!("{name}@example.org"), &secret).await;
+    client.register(&name, creds(&sid, &secret)).await.ok();
+    client.register(&unique("other"), creds(&sid, &secret)).await;
+    client.request_token("register", "no address", &secret, 1).await;
+    client.get("/_matrix/client/r0/nowhere").await;
+    let answer = Client::of(&shim.admin).get("/metrics").await;
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let metrics = answer.text();
+    let mut rows = 0;
+    for line in [
+        r#"intercepted_requests_total{route="register.email",outcome="relayed"} 1"#,
+        r#"intercepted_requests_total{route="register.email",outcome="refused"} 1"#,
+        r#"intercepted_requests_total{route="confirm",outcome="relayed"} 2"#,
+        r#"intercepted_requests_total{route="complete.register",outcome="relayed"} 1"#,
+        r#"intercepted_requests_total{route="complete.register",outcome="refused"} 1"#,
+        r#"intercepted_request_duration_seconds_count{route="register.email",outcome="relayed"} 1"#,
+        r#"deliveries_total{medium="email",outcome="delivered"} 1"#,
+        "delivery_duration_seconds_count 1",
+        r#"forwarded_requests_total{status="4xx"} 1"#,
+        "homeserver_needs_shim 1",
+        "homeserver_unreachable_total 0",
+        "panics_total 0",
+    ] {
+        assert!(metrics.contains(&format!("\nthreepid_shim_{line}\n")), "{line} is not in\n{metrics}");
+        rows += 1;
+    }
+    assert_eq!(rows, 12);
+}
+
+/// A homeserver whose /sync answers when it is let.
+async fn slow_sync() -> (Homeserver, Arc<Semaphore>) {
+    let let_go = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&let_go);
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let held = Arc::clone(&held);
+        async move {
+            while let Some(request) = conversation.request().await {
+                if request.line().contains("/sync") {
+                    held.acquire().await.unwrap().forget();
+                }
+                conversation.write(old()).await;
+            }
+        }
+    })
+    .await;
+    (homeserver, let_go)
+}
+
+/// A /sync that has reached the homeserver.
+async fn open_sync(process: &Process, homeserver: &Homeserver) -> tokio::task::JoinHandle<Vec<u8>> {
+    let target = "/_matrix/client/r0/sync?timeout=30000";
+    let mut conversation = homeserver::Conversation::with(process.clients.parse().unwrap()).await;
+    conversation.write(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+    soon("the /sync arrives", async {
+        let mut seen = 0;
+        while !homeserver.received(seen + 1).await.iter().any(|request| request.line().contains("/sync")) {
+            seen += 1;
+        }
+    })
+    .await;
+    tokio::spawn(async move { conversation.rest().await })
+}
+
+async fn until_draining(process: &Process) {
+    soon("readiness fails", async { while process.readiness().await != 503 {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_fails_readiness_first_then_finishes_what_is_open_and_ends_with_0() {
+    let (homeserver, let_go) = slow_sync().await;
+    let door = Reserved::new(1).take();
+    let process =
+        Process::start(&homeserver.address.to_string(), door, "[shutdown]\ndelay = \"700ms\"\n").serving().await;
+    assert_eq!(process.readiness().await, 200);
+    let sync = open_sync(&process, &homeserver).await;
+    process.terminate();
+    until_draining(&process).await;
+    let (client, clients) = (process.client(), process.clients.clone());
+    assert_eq!(client.get("/_matrix/client/r0/login").await.status, 200, "requests are taken during the delay");
+    // Then the door closes, while the open request goes on.
+    soon("the door closes", async { while tokio::net::TcpStream::connect(&clients).await.is_ok() {} }).await;
+    assert!(!sync.is_finished());
+    let_go.add_permits(1);
+    let answer = soon("the /sync ends", sync).await.unwrap();
+    let answer = crate::client::parse(&answer);
+    assert_eq!((answer.status, answer.json()["versions"][0].as_str()), (200, Some("r0.5.0")));
+    let (code, log) = process.ended().await;
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once_and_so_does_the_end_of_the_grace() {
+    for second in [true, false] {
+        let (homeserver, _held) = slow_sync().await;
+        let config = if second { "[shutdown]\ngrace = \"1h\"\n" } else { "[shutdown]\ngrace = \"300ms\"\n" };
+        let process = Process::start(&homeserver.address.to_string(), Reserved::new(1).take(), config).serving().await;
+        let sync = open_sync(&process, &homeserver).await;
+        process.terminate();
+        process.logged(|line| line["message"] == "draining").await;
+        if second {
+            process.terminate();
+        }
+        assert_eq!(soon("the /sync is cut", sync).await.unwrap(), b"");
+        let (code, log) = process.ended().await;
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_and_ends_with_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let config = format!("[wording]\ndefault_language = \"en\"\n");
+    let process = Process::start("127.0.0.1:9", taken.try_clone().unwrap(), &config);
+    let (code, log) = process.ended().await;
+    assert_eq!(code, Some(1));
+    assert!(log.contains(&format!("cannot listen on {address}")) && log.contains("Address already in use"), "{log}");
+}
+
+/// The fields of design §5, and what ties lines together.
+#[track_caller]
+fn line_of(line: &Value) -> (String, String, String, String, String) {
+    let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+    assert!(line["ms"].is_u64() && line["status"].is_u64(), "{line}");
+    assert_eq!(text("request_id").len(), 16, "{line}");
+    (text("route"), text("outcome"), text("errcode"), text("fault"), text("medium"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_intercepted_request_is_one_line_and_one_id_ties_call_mail_and_click_together() {
+    let synapse = legacy("1.3.1");
+    let process = Process::start(&synapse.address, synapse.door(), "").serving().await;
+    let (client, name, secret) = (process.client(), unique("operations"), unique("very-secret"));
+    let email = format!("{name}@example.org");
+    let sid = client.request_token("register", &email, &secret, 1).await.sid();
+    assert_eq!(client.register(&name, creds(&sid, &secret)).await.status, 401);
+    let mail = process.outbox().pop().unwrap();
+    let link = link_of(&mail);
+    client.click(&link).await;
+    let login = client.register(&name, creds(&sid, &secret)).await.ok();
+    assert_eq!(client.add_3pid(creds(&sid, &secret)).await.status, 400);
+    assert_eq!(client.request_token("register", &email, &unique("secret"), 1).await.errcode(), "M_THREEPID_IN_USE");
+    assert_eq!(client.request_token("account/3pid", "no address", &secret, 1).await.status, 400);
+    let msisdn = "/_matrix/client/r0/account/password/msisdn/requestToken";
+    assert_eq!(client.post(msisdn, json!({ "client_secret": "s" })).await.status, 400);
+    client.get("/_matrix/client/versions").await;
+    client.login(&email, PASSWORD).await.ok();
+
+    let rows = [
+        ("register.email", "relayed", "", "none", "email", true),
+        ("complete.register", "relayed", "", "client", "email", true),
+        ("confirm", "relayed", "", "none", "email", true),
+        ("confirm", "relayed", "", "none", "email", true),
+        ("complete.register", "relayed", "", "none", "email", true),
+        ("complete.account_3pid", "refused", "M_THREEPID_AUTH_FAILED", "client", "email", true),
+        ("register.email", "relayed", "M_THREEPID_IN_USE", "client", "email", false),
+        ("account_3pid.email", "refused", "M_INVALID_PARAM", "client", "email", false),
+        ("password.msisdn", "refused", "M_THREEPID_MEDIUM_NOT_SUPPORTED", "client", "msisdn", false),
+    ];
+    process.logged(|line| line["route"] == "password.msisdn").await;
+    let lines: Vec<_> = process.lines().into_iter().filter(|line| line["message"] == "intercepted").collect();
+    assert_eq!(lines.len(), rows.len(), "one line a request, and none for what is forwarded: {lines:#?}");
+    for (line, (route, outcome, errcode, fault, medium, ours)) in lines.iter().zip(rows) {
+        let expected = [route, outcome, errcode, fault, medium].map(str::to_owned).into();
+        assert_eq!(line_of(line), expected, "{line}");
+        assert_eq!(line["sid"].as_str(), ours.then_some(sid.as_str()), "{line}");
+    }
+    let id = lines[0]["request_id"].as_str().unwrap();
+    assert!(mail.contains(&format!("\r\nMessage-ID: <{id}.")), "{id} is not in\n{mail}");
+    let clicked = process.logged(|line| line["mailed_by"] == id).await;
+    assert_eq!(clicked["request_id"], lines[3]["request_id"], "the click's own line");
+    assert_eq!((clicked["sid"].as_str(), clicked["first"].as_bool()), (Some(sid.as_str()), Some(true)));
+    process.logged(|line| line["request_id"] == id && line["message"] == "mail written to the outbox").await;
+    process.logged(|line| line["request_id"] == id && line["message"] == "the homeserver asked for a mail").await;
+
+    let (log, token) = (process.log(), link.split("token=").nth(1).unwrap().split('&').next().unwrap());
+    for private in [&email, &secret, token, login["access_token"].as_str().unwrap(), PASSWORD, "example.org/", "?sid="]
+    {
+        assert!(!log.contains(private), "{private} is in\n{log}");
+    }
+    let _: &Answer = &client.get("/_matrix/client/versions").await;
+}

@@ -1,0 +1,154 @@
+//! The noun `Process`: the real binary, what it logs, and how it ends.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+use crate::client::Client;
+use crate::homeserver::soon;
+use crate::shim::{authority, outbox_in};
+
+/// A running `threepid-shim serve`. Killed when dropped.
+pub struct Process {
+    pub clients: String,
+    pub admin: String,
+    child: Child,
+    log: Arc<Log>,
+    folder: TempDir,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Notify,
+}
+
+impl Process {
+    /// In front of the homeserver at `host:port`, which knows `identity` by its name. `config` is put behind the tables
+    /// every test has. Returns at once; see `serving`.
+    pub fn start(homeserver: &str, identity: TcpListener, config: &str) -> Self {
+        let (clients, admin) = (free(), free());
+        let identity_port = identity.local_addr().unwrap().port();
+        let folder = tempfile::tempdir().unwrap();
+        let ca = authority();
+        let text = format!(
+            "server_name = \"example.org\"\npublic_base_url = \"http://{clients}\"\nstate_dir = \"{state}\"\n\
+             [listen]\nclients = [\"{clients}\"]\nidentity = [\"127.0.0.1:{identity_port}\"]\nadmin = [\"{admin}\"]\n\
+             [homeserver]\nurl = \"http://{homeserver}\"\n\
+             [identity]\nname = \"localhost:{identity_port}\"\n\
+             tls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
+             [email]\ntransport = \"file\"\nfrom = \"noreply@example.org\"\n[log]\nformat = \"json\"\n{config}",
+            state = folder.path().display(),
+            leaf = ca.leaf.display(),
+            key = ca.key.display(),
+        );
+        let file = folder.path().join("shim.toml");
+        std::fs::write(&file, text).unwrap();
+        // The homeserver was told this port long ago; it is free from here on until the binary binds it.
+        drop(identity);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_threepid-shim"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::<Log>::default();
+        let keep = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                keep.lines.lock().unwrap().push(line);
+                keep.more.notify_waiters();
+            }
+        });
+        Self { clients, admin, child, log, folder }
+    }
+
+    /// Waits until all doors are open.
+    pub async fn serving(self) -> Self {
+        self.logged(|line| line["message"] == "serving").await;
+        self
+    }
+
+    pub fn client(&self) -> Client {
+        Client::of(&self.clients)
+    }
+
+    pub async fn readiness(&self) -> u16 {
+        Client::of(&self.admin).get("/readyz").await.status
+    }
+
+    pub fn outbox(&self) -> Vec<String> {
+        outbox_in(self.folder.path())
+    }
+
+    /// Everything logged so far, as it was written.
+    pub fn log(&self) -> String {
+        self.log.lines.lock().unwrap().join("\n")
+    }
+
+    /// Every line so far, parsed.
+    pub fn lines(&self) -> Vec<Value> {
+        let lines = self.log.lines.lock().unwrap();
+        lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    }
+
+    /// Waits for the first line like this.
+    pub async fn logged(&self, like: impl Fn(&Value) -> bool) -> Value {
+        soon("a log line", async {
+            loop {
+                let more = self.log.more.notified();
+                tokio::pin!(more);
+                more.as_mut().enable();
+                if let Some(line) = self.lines().into_iter().find(&like) {
+                    return line;
+                }
+                more.await;
+            }
+        })
+        .await
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Its exit code, once it has ended by itself.
+    pub async fn ended(mut self) -> (Option<i32>, String) {
+        let log = Arc::clone(&self.log);
+        let code = soon("the process ends", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let said = log.lines.lock().unwrap().join("\n");
+        (code, said)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// An endpoint nobody else will take: a port of a loopback address that only this process uses.
+fn free() -> String {
+    let id = std::process::id();
+    let ip = format!("127.{}.{}.{}", 64 + (id >> 16) % 64, (id >> 8) % 256, id % 256);
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().to_string()
+}
