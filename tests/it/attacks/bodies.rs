@@ -110,7 +110,16 @@ async fn s4_29_a_body_is_read_as_the_homeserver_reads_it_or_refused() {
         if here.status == 200 {
             // It reads a key that it does not know, and then fails on it (P§0.5).
             let unknown_key = text.contains("\"x\":") || text.contains("\"\":");
-            assert_eq!(bare.status, if unknown_key { 500 } else { 200 }, "{text}: the homeserver does not read it");
+            // Dendrite reads it, Synapse would not; what goes on is rewritten, so that one reading is left.
+            let go_spelling = text.contains("EMAIL");
+            let expected = if unknown_key {
+                500
+            } else if go_spelling {
+                400
+            } else {
+                200
+            };
+            assert_eq!(bare.status, expected, "{text}: the homeserver does not read it");
             let read = read.unwrap_or_else(|| "\"email\":\"a@example.org\"".to_owned());
             assert!(read.contains("\"email\":\"a@example.org\""), "{text}: it reads another address");
             assert!(shim.outbox().last().unwrap().contains("To: a@example.org\r\n"), "{text}");

@@ -92,7 +92,7 @@ async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
     let email = format!("{}.mailbox@secret-domain.example", unique("private"));
     let name = unique("private");
     let (mut begun, mut access_token) = (Vec::new(), String::new());
-    for purpose in ["register", "account/password", "account/3pid"] {
+    for purpose in ["register", "account/3pid", "account/password"] {
         let secret = unique("topsecretclientsecret");
         let address = if purpose == "account/3pid" { format!("second.{email}") } else { email.clone() };
         let sid = client.request_token(purpose, &address, &secret, 1).await.sid();
@@ -113,7 +113,7 @@ async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
                 account["access_token"].as_str().unwrap().clone_into(&mut access_token);
             }
             "account/password" => drop(client.reset_password(PASSWORD, creds).await.ok()),
-            _ => drop(user.add_3pid(creds.clone()).await.verdict()),
+            _ => drop(user.add_3pid(creds).await.ok()),
         }
         secrets.push(link.split("token=").nth(1).unwrap().split('&').next().unwrap().to_owned());
         secrets.extend([secret, target_of(&link)]);
