@@ -31,8 +31,7 @@ async fn a_person_clicks_through_the_page_of_every_purpose_and_the_client_goes_o
 
         let shown = open(&link, &[options, &["--button"]].concat());
         let page = shown.before();
-        let masked = format!("{}•••@example.org", &errand.email[..1]);
-        for said in [masked.as_str(), "example.org", "If you did not ask for this"] {
+        for said in ["b•••@example.org", "example.org", "If you did not ask for this"] {
             assert!(page.text().contains(said), "{purpose}: no {said} in {}", page.text());
         }
         assert_eq!((page.status(), page.buttons(), page.0["lang"].as_str()), (200, 1, Some("en")));
@@ -219,7 +218,7 @@ impl Errand {
         match self.purpose {
             "register" => drop(self.client.login(&self.email, PASSWORD).await.ok()),
             "account/password" => drop(self.client.login(&self.email, "from the browser").await.ok()),
-            _ => assert_eq!(self.client.addresses().await, [self.email.clone()]),
+            _ => assert_eq!(self.client.addresses().await, [self.email.as_str()]),
         }
     }
 }
@@ -228,5 +227,6 @@ impl Errand {
 fn inputs(page: &Answer) -> String {
     let fields = fields(&page.text());
     let pairs = form_urlencoded::parse(fields.as_bytes());
-    pairs.map(|(name, value)| format!("<input type=hidden name=\"{name}\" value=\"{value}\">")).collect()
+    let input = |(name, value)| format!("<input type=hidden name=\"{name}\" value=\"{value}\">");
+    pairs.map(input).collect::<Vec<_>>().concat()
 }

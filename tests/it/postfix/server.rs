@@ -50,8 +50,9 @@ impl Postfix {
         let port = if tls == "implicit" { self.implicit } else { self.starttls };
         let (ca_file, password) = (self.folder.path().join("ca.pem"), Value::from(password));
         format!(
-            "transport = \"smtp\"\nhost = \"localhost\"\nport = {port}\ntls = \"{tls}\"\nca_file = {ca_file:?}\n\
-             username = \"{user}\"\npassword = {password}\nfrom = \"Example Ünïon <noreply@example.org>\"\n"
+            "transport = \"smtp\"\nhost = \"localhost\"\nport = {port}\ntls = \"{tls}\"\nca_file = \"{}\"\n\
+             username = \"{user}\"\npassword = {password}\nfrom = \"Example Ünïon <noreply@example.org>\"\n",
+            ca_file.display()
         )
     }
 
