@@ -127,6 +127,12 @@ impl ThreepidCreds {
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 
+    /// A request of the shim's own making, with `auth` as the client wrote it, is no way around `complete`.
+    pub(super) fn refuse_ours(&self, object: &Object<'_>) -> Result<(), Refusal> {
+        let us = self.config.load().identity.name.clone();
+        ours(&creds::read(object)?, &us)?.map_or(Ok(()), |_| Err(Refusal::creds()))
+    }
+
     /// For a homeserver that has learnt MSC2263: nothing is injected and nothing refused, but sessions of ours that had
     /// begun may still be asked for.
     pub async fn hand_over(

@@ -61,12 +61,12 @@ impl Exchange {
     async fn mark_uia_session(&self) -> Result<bool, Refusal> {
         let Some(id) = &self.uia_session else { return Ok(true) };
         let now = self.parts.clock.now();
-        let mark = |current: Option<UiaStage>| match current {
-            Some(stage) => (Change::Keep, stage.purpose == self.purpose),
-            None => {
-                let record = UiaStage { purpose: self.purpose, sid: None };
-                (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
+        let mark = |current: Option<UiaStage>| {
+            if let Some(stage) = current {
+                return (Change::Keep, stage.purpose == self.purpose);
             }
+            let record = UiaStage { purpose: self.purpose, sid: None };
+            (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
         };
         let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
         while fits && self.parts.under_way.elsewhere(id, self.purpose) {

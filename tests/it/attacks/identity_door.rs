@@ -1,45 +1,21 @@
 //! P§3.3, P§3.4, P§0.7, S§4 rows 17 and 27: the identity door believes nobody, and is behind no other door.
 
-use std::sync::Arc;
-
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use super::naive::Naive;
 use super::{email_stage, logged_in, roomy};
-use crate::client::{Answer, PASSWORD, creds, parse};
+use crate::client::{Answer, PASSWORD, creds};
 use crate::legacy::{VERSIONS, legacy, unique};
-use crate::shim::{Shim, authority};
+use crate::secure::{self, FORM, JSON};
+use crate::shim::Shim;
 
 const GET_VALIDATED: &str = "/_matrix/identity/api/v1/3pid/getValidated3pid";
 const REQUEST_TOKEN: &str = "/_matrix/identity/api/v1/validate/email/requestToken";
 
 /// Calls the identity door as the homeserver does.
 async fn call(shim: &Shim, method: &str, target: &str, body: &str) -> Answer {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&authority().ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(shim.identity.replace("localhost", "127.0.0.1")).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    let length = body.len();
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}",
-        shim.identity
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let mut bytes = Vec::new();
-    drop(stream.read_to_end(&mut bytes).await);
-    parse(&bytes)
+    let kind = if body.starts_with('{') { JSON } else { FORM };
+    secure::call(&shim.identity, method, target, kind, body).await
 }
 
 /// Whoever reaches the door knows sid and client_secret of his own session; no request of it is on its way.

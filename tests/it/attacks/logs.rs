@@ -1,93 +1,27 @@
 //! S§4 rows 22 and 23: what the real binary writes down, at its most talkative.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::never_do;
-use crate::client::{Client, PASSWORD, creds, target_of};
+use crate::client::{PASSWORD, creds, target_of};
 use crate::legacy::{legacy, unique};
-use crate::shim::{authority, link_of};
+use crate::process::Process;
+use crate::shim::link_of;
 
-/// The shim as an operator starts it. It is killed with the test.
-struct Binary {
-    process: Child,
-    client: Client,
-    folder: TempDir,
-}
-
-impl Binary {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let homeserver = legacy("1.3.1");
-        // Both sockets are given up just before the binary takes them: it can inherit none.
-        let (identity, clients) = (homeserver.door(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let (identity_port, address) =
-            (identity.local_addr().unwrap().port(), clients.local_addr().unwrap().to_string());
-        let settings = BTreeMap::from([
-            ("SERVER_NAME", "example.org".to_owned()),
-            ("PUBLIC_BASE_URL", format!("http://{address}")),
-            ("STATE_DIR", folder.path().display().to_string()),
-            ("LISTEN__CLIENTS", address.clone()),
-            ("LISTEN__IDENTITY", format!("127.0.0.1:{identity_port}")),
-            ("LISTEN__ADMIN", "127.0.0.1:0".to_owned()),
-            ("HOMESERVER__URL", format!("http://{}", homeserver.address)),
-            ("IDENTITY__NAME", format!("localhost:{identity_port}")),
-            ("IDENTITY__TLS__CERTIFICATE", authority().leaf.display().to_string()),
-            ("IDENTITY__TLS__PRIVATE_KEY", authority().key.display().to_string()),
-            ("EMAIL__TRANSPORT", "file".to_owned()),
-            ("EMAIL__FROM", "noreply@example.org".to_owned()),
-            ("LOG__LEVEL", "trace".to_owned()),
-        ]);
-        drop((identity, clients));
-        let process = Command::new(env!("CARGO_BIN_EXE_threepid-shim"))
-            .envs(settings.iter().map(|(name, value)| (format!("THREEPID_SHIM__{name}"), value)))
-            .env("RUST_LOG", "trace")
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let binary = Self { process, client: Client::of(address.clone()), folder };
-        while tokio::net::TcpStream::connect(&address).await.is_err() {
-            assert!(
-                !binary.log().contains("ERROR")
-                    && std::path::Path::new(&format!("/proc/{}", binary.process.id())).exists(),
-                "{}",
-                binary.log()
-            );
-            tokio::task::yield_now().await;
-        }
-        binary
-    }
-
-    fn log(&self) -> String {
-        let mut log = String::new();
-        std::fs::File::open(self.folder.path().join("log")).unwrap().read_to_string(&mut log).unwrap();
-        log
-    }
-
-    fn link(&self, sid: &str) -> String {
-        let outbox = std::fs::read_dir(self.folder.path().join("outbox")).unwrap();
-        let mut mails = outbox.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
-        link_of(&mails.find(|mail| mail.contains(sid)).unwrap())
-    }
-}
-
-impl Drop for Binary {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+/// The link of the mail with this sid.
+fn link(process: &Process, sid: &str) -> String {
+    let mails = process.outbox();
+    link_of(mails.iter().find(|mail| mail.contains(sid)).unwrap())
 }
 
 /// The three flows, their failures and a few attacks; then every secret in them is looked for.
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
-    let binary = Binary::start().await;
-    let client = &binary.client;
+    let homeserver = legacy("1.3.1");
+    let process = Process::start(&homeserver.address, homeserver.door(), "level = \"trace\"\n").serving().await;
+    let client = &process.client();
     let mut secrets = vec![PASSWORD.to_owned(), "forgotten-password".to_owned()];
     let email = format!("{}.mailbox@secret-domain.example", unique("private"));
     let name = unique("private");
@@ -96,7 +30,7 @@ async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
         let secret = unique("topsecretclientsecret");
         let address = if purpose == "account/3pid" { format!("second.{email}") } else { email.clone() };
         let sid = client.request_token(purpose, &address, &secret, 1).await.sid();
-        let link = binary.link(&sid);
+        let link = link(&process, &sid);
         let creds = creds(&sid, &secret);
         let user = client.clone().logged_in(&access_token);
         assert_eq!(client.open(&link.replace("token=", "token=0")).await.status, 400);
@@ -135,11 +69,11 @@ async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
         "client_secret=".into(),
     ]);
 
-    let log = binary.log();
+    let log = process.log();
     for sid in &begun {
         assert!(log.contains(sid), "the log is there, and names sids: {log}");
     }
-    assert!(log.contains("route=\"register.email\""), "{log}");
+    assert!(log.contains("\"route\":\"register.email\""), "{log}");
     let found: Vec<_> = secrets.iter().filter(|secret| log.contains(secret.as_str())).collect();
     assert_eq!(found, [] as [&String; 0], "{log}");
     assert_eq!(secrets.len(), 20);

@@ -51,10 +51,6 @@ impl Naive {
         self.state.lock().unwrap().bind_status = status;
     }
 
-    pub fn validates(&self, address: &str) {
-        address.clone_into(&mut self.state.lock().unwrap().address);
-    }
-
     /// Creds that it will vouch for.
     pub fn creds(&self) -> Value {
         json!({ "sid": "17", "client_secret": "naive", "id_server": self.name })

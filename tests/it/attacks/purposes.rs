@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::naive::Naive;
-use super::{email_stage, logged_in, never_do, opens, registered, reset_by_uia_session, roomy, uia_session};
+use super::{ROOMY, email_stage, logged_in, never_do, opens, registered, reset_by_uia_session, roomy, uia_session};
 use crate::client::{Answer, Client, PASSWORD, creds};
 use crate::legacy::{Legacy, VERSIONS, legacy, unique};
-use crate::shim::Shim;
+use crate::shim::{Shim, Wanted};
 
 const PURPOSES: [&str; 3] = ["register", "account/password", "account/3pid"];
 
@@ -89,6 +89,23 @@ async fn s4_20_a_session_is_good_on_no_other_endpoint_with_user_interactive_auth
         }
         assert_eq!(reached, 8, "{version}: the attack is real on all of them but the one it does not have yet");
         shim.client().register(&unique("name"), creds(&sid, &secret)).await.ok();
+    }
+}
+
+/// `account_3pid_add = "translate"` asks for the password elsewhere, with `auth` as the client wrote it.
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_20_nor_is_it_by_way_of_the_password_that_an_addition_asks_for() {
+    let translate = format!("{ROOMY}[routes]\naccount_3pid_add = \"translate\"\n");
+    let shim = legacy("1.3.1").shim(Wanted::config(&translate)).await;
+    let user = logged_in(&shim.client()).await;
+    let (secret, other) = (unique("secret"), unique("secret"));
+    let adding = shim.verify("account/3pid", &format!("{secret}@example.org"), &secret).await;
+    let sid = shim.verify("register", &format!("{other}@example.org"), &other).await;
+    for sid in [json!(sid), json!([sid])] {
+        let stage = json!({ "sid": sid, "client_secret": other, "id_server": shim.identity });
+        let body = json!({ "sid": adding, "client_secret": secret, "auth": email_stage(&stage, None) });
+        let answer = user.post("/_matrix/client/r0/account/3pid/add", body).await;
+        assert_eq!(answer.verdict(), never_do(), "{}", answer.text());
     }
 }
 
