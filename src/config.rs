@@ -6,6 +6,7 @@ mod fault;
 mod grammar;
 mod named_file;
 mod raw;
+mod sms;
 mod values;
 mod written;
 
@@ -20,6 +21,9 @@ use ipnet::IpNet;
 
 pub use crate::config::fault::{Fault, Faults, Place, Wrong};
 pub use crate::config::raw::{Key, keys};
+pub use crate::config::sms::{
+    Gateway, GatewayMethod, HttpGateway, Signature, Sms, SmsTransport, Success, SuccessAnswer, Twilio, TwilioSender,
+};
 pub use crate::config::written::Presence;
 use crate::matrix::{Medium, Purpose};
 
@@ -39,6 +43,7 @@ pub struct Config {
     pub session: SessionRules,
     pub store: Store,
     pub email: Email,
+    pub sms: Sms,
     pub limits: Limits,
     pub wording: Wording,
     pub log: Log,
@@ -333,6 +338,10 @@ pub struct Limits {
     pub request_token_per_ip: Rate,
     pub request_token_per_address: Rate,
     pub submit_token_per_ip: Rate,
+    pub sms_per_number: Rate,
+    pub sms_per_country: Rate,
+    /// Messages of one day, whoever they go to: what the operator is ready to pay for.
+    pub sms_per_day: u32,
 }
 
 #[derive(Debug, Clone)]

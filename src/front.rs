@@ -16,11 +16,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::config::{Account3pidAdd, RouteMode, Shared};
-use crate::matrix::{Errcode, Refusal, Sid};
+use crate::matrix::{Errcode, Refusal};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::Door;
-use crate::telemetry::{self, Metrics, Outcome, RequestId};
+use crate::telemetry::{self, Metrics, Outcome, RequestId, Subject};
 use confirm::Confirm;
 use forward::{Body, Forward};
 use request_token::RequestToken;
@@ -89,6 +89,11 @@ impl Front {
             Err(refusal) => return refusal.into_response().map(Body::from),
         };
         request.extensions_mut().insert(request_id.clone());
+        let subject = Subject::default();
+        request.extensions_mut().insert(subject.clone());
+        if let Some(medium) = ours.medium() {
+            subject.note_medium(medium);
+        }
         let answered = self.answer_ours(ours, request).await;
         let errcode = answered.as_ref().err().map(|refusal| refusal.errcode);
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
@@ -101,8 +106,9 @@ impl Front {
             route = ours.name(),
             outcome,
             status = response.status().as_u16(),
-            errcode = errcode.map(Errcode::as_str),
-            sid = response.extensions().get::<Sid>().map(Sid::as_str),
+            errcode = errcode.map(Errcode::as_str).or(subject.errcode().filter(|_| !response.status().is_success())),
+            sid = subject.sid(),
+            medium = subject.medium(),
             fault = fault.as_str(),
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             %request_id,

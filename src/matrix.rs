@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use next_link::NextLink;
-pub use refusal::{Errcode, Refusal, cors, json};
+pub use refusal::{Errcode, Refusal, cors, json, retry_after};
 pub use secret::{ClientSecret, Digest, Sid, Token};
 pub use threepid::{Address, AddressError, Medium, Threepid};
 

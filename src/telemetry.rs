@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -18,6 +18,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::matrix::{Medium, Sid};
 
 /// Begins to log to standard error. Others' code logs only warnings, whatever the level: libraries write down addresses
 /// and bodies when asked for more.
@@ -60,6 +61,59 @@ impl RequestId {
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What is known of an intercepted request for its one line, noted by whoever learns it first. Cheap to clone; all clones
+/// are one.
+#[derive(Debug, Clone, Default)]
+pub struct Subject(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    sid: OnceLock<Sid>,
+    medium: OnceLock<Medium>,
+    relayed_errcode: OnceLock<String>,
+}
+
+impl Subject {
+    /// The one that a request carries.
+    pub fn of(extensions: &http::Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_default()
+    }
+
+    pub fn note_sid(&self, sid: &Sid) {
+        self.0.sid.get_or_init(|| sid.clone());
+    }
+
+    pub fn note_medium(&self, medium: Medium) {
+        self.0.medium.get_or_init(|| medium);
+    }
+
+    /// Of an answer of the homeserver's; whatever is no error code is not kept.
+    pub fn note_errcode(&self, answer: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            errcode: String,
+        }
+        let Ok(Answer { errcode }) = serde_json::from_slice(answer) else { return };
+        let is_code =
+            |errcode: &str| errcode.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b"_.".contains(&b));
+        if errcode.len() <= 64 && is_code(&errcode) {
+            self.0.relayed_errcode.get_or_init(|| errcode);
+        }
+    }
+
+    pub fn sid(&self) -> Option<&str> {
+        self.0.sid.get().map(Sid::as_str)
+    }
+
+    pub fn medium(&self) -> Option<&'static str> {
+        self.0.medium.get().map(|medium| medium.as_str())
+    }
+
+    pub fn errcode(&self) -> Option<&str> {
+        self.0.relayed_errcode.get().map(String::as_str)
     }
 }
 

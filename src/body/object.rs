@@ -11,6 +11,8 @@ use crate::matrix::{Errcode, Refusal};
 
 /// Keys of one object; a client needs less than twenty. Bounds the search for a key that stands twice.
 const MOST_KEYS: usize = 500;
+/// Python gives up at about 1000, Go at 10,000; clients need less than ten.
+const MOST_DEPTH: usize = 500;
 
 /// A JSON object with its keys in order, each value as its bytes: numbers, escapes and what lies deeper stay as sent.
 #[derive(Debug)]
@@ -29,13 +31,17 @@ pub enum NotAnObject {
     Duplicate,
     #[error("Content has too many keys.")]
     TooManyKeys,
+    #[error("Content is nested too deeply.")]
+    TooDeep,
 }
 
 impl From<NotAnObject> for Refusal {
     fn from(error: NotAnObject) -> Self {
         let errcode = match error {
             NotAnObject::NotJson => Errcode::MNotJson,
-            NotAnObject::NotObject | NotAnObject::Duplicate | NotAnObject::TooManyKeys => Errcode::MBadJson,
+            NotAnObject::NotObject | NotAnObject::Duplicate | NotAnObject::TooManyKeys | NotAnObject::TooDeep => {
+                Errcode::MBadJson
+            }
         };
         Self::bad_request(errcode, error.to_string())
     }
@@ -46,6 +52,9 @@ impl<'a> Object<'a> {
     /// a key that stands twice is refused, since Python reads the last and others the first.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, NotAnObject> {
         let raw: &RawValue = serde_json::from_slice(bytes).map_err(|_syntax| NotAnObject::NotJson)?;
+        if too_deep(bytes) {
+            return Err(NotAnObject::TooDeep);
+        }
         Self::of(raw)
     }
 
@@ -139,6 +148,22 @@ fn same(one: &str, other: &str) -> bool {
         c => c.to_ascii_lowercase(),
     };
     one.chars().map(fold).eq(other.chars().map(fold))
+}
+
+/// Whether brackets of this JSON nest deeper than `MOST_DEPTH`. Needs no stack.
+fn too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    json.iter().any(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MOST_DEPTH
+    })
 }
 
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
@@ -244,8 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn s4_29_depth_needs_no_stack() {
-        let deep = format!("{{\"a\":{}{}}}", "[".repeat(400_000), "]".repeat(400_000));
-        assert!(Object::parse(deep.as_bytes()).is_ok());
+    fn s4_29_depth_is_bounded_and_needs_no_stack() {
+        let nested =
+            |depth| format!("{{\"a\":{}{},\"b\":\"[\\\"{}\"}}", "[".repeat(depth), "]".repeat(depth), "[".repeat(999));
+        assert!(Object::parse(nested(MOST_DEPTH - 1).as_bytes()).is_ok());
+        assert_eq!(Object::parse(nested(MOST_DEPTH).as_bytes()).unwrap_err(), NotAnObject::TooDeep);
+        assert_eq!(Object::parse(nested(400_000).as_bytes()).unwrap_err(), NotAnObject::TooDeep);
     }
 }

@@ -7,8 +7,9 @@ use http::Uri;
 use ipnet::IpNet;
 
 use crate::config::fault::Wrong;
+use crate::config::sms::GatewayUrl;
 use crate::config::values::is_all;
-use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl};
+use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Secret};
 
 /// A network, or one address.
 pub(crate) fn network(text: &str) -> Result<IpNet, Wrong> {
@@ -124,7 +125,30 @@ pub(crate) fn homeserver(text: &str) -> Result<HomeserverAddress, Wrong> {
     Ok(HomeserverAddress::Tcp { host, port: url.port.unwrap_or(80) })
 }
 
-/// The URL of a gateway; it may carry what identifies the account, so a fault never repeats it.
+/// Where a gateway takes messages. The host has to be written out, so that no message goes elsewhere; path and query may
+/// be a template. They may hold a key of the account, so a fault never repeats them.
+pub(crate) fn gateway_url(text: &str) -> Result<GatewayUrl, Wrong> {
+    let wrong = |wrong| Wrong::new(wrong, "write a URL such as \"https://gateway.example.org/send\"");
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("is not an http or https URL"))?;
+    let https = match scheme.to_ascii_lowercase().as_str() {
+        "https" => true,
+        "http" => false,
+        _ => return Err(wrong("is not an http or https URL")),
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if authority.contains('@') {
+        return Err(Wrong::new("has a user name", "write the login as a header: Authorization = \"Basic ...\""));
+    }
+    if path.contains('#') {
+        return Err(wrong("has a fragment"));
+    }
+    let (host, port) = split_authority(authority).ok_or_else(|| wrong("has no host that is written out"))?;
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let port = port.unwrap_or(if https { 443 } else { 80 });
+    Ok(GatewayUrl { https, host: host.to_owned(), port, path: Secret(format!("{slash}{path}")) })
+}
+
+/// The URL of a store; it may carry what identifies the account, so a fault never repeats it.
 pub(crate) fn service_url(text: &str) -> Result<String, Wrong> {
     let known = ["http://", "https://", "redis://", "rediss://"].iter().any(|scheme| text.starts_with(scheme));
     if known && text.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty())) {
@@ -267,6 +291,24 @@ mod tests {
         assert_eq!(homeserver("http://127.0.0.1"), tcp("127.0.0.1", 80));
         for text in ["https://synapse", "http://synapse/x", "http://a@b", "unix:", "unix:relative", "synapse:8008"] {
             assert!(homeserver(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_gateways_host_is_written_out_and_its_path_may_be_a_template() {
+        let rows = [
+            ("https://sms.example.org/send", ("sms.example.org", 443, "/send")),
+            ("HTTP://[::1]:8080", ("::1", 8080, "/")),
+            ("https://a?to={{ to }}&text={{ text }}", ("a", 443, "/?to={{ to }}&text={{ text }}")),
+            ("https://a/{{ msisdn }}", ("a", 443, "/{{ msisdn }}")),
+        ];
+        for (text, expected) in rows {
+            let url = gateway_url(text).unwrap();
+            assert_eq!((url.host.as_str(), url.port, url.path.expose()), expected);
+        }
+        let bad = ["", "a", "redis://a", "https://", "https:///a", "https://a:0/", "https://a@b/", "https://a/#b"];
+        for text in bad.into_iter().chain(["https://{{ to }}/", "https://a:{{ to }}/", "https://a.{{ to }}/x"]) {
+            assert!(gateway_url(text).is_err(), "{text}");
         }
     }
 

@@ -2,15 +2,16 @@
 //! blamed a second time.
 
 mod email;
+mod sms;
 
 use std::path::{Path, PathBuf};
 
-use crate::config::fault::{Fault, Faults, Wrong};
-use crate::config::raw::{RawConfig, SmsTransport};
+use crate::config::fault::{Fault, Faults, Place, Wrong};
+use crate::config::raw::RawConfig;
 use crate::config::written::{Given, Sheet, shown};
 use crate::config::{
-    Config, Endpoint, Homeserver, Identity, IdentityTls, Limits, Listen, Log, NamedIdServer, Routes, SessionRules,
-    Shutdown, Store, TlsFiles, Wording, address, named_file,
+    Config, Endpoint, Homeserver, Identity, IdentityTls, Limits, Listen, Log, NamedIdServer, Routes, Secret,
+    SessionRules, Shutdown, Store, TlsFiles, Wording, address, named_file,
 };
 
 /// Checks all that was written; relative paths of files to be read begin at `folder`.
@@ -41,6 +42,7 @@ impl Check<'_> {
         self.networks("is believed whatever address it claims", &raw.trusted_proxies);
         let routes = self.routes(raw);
         let email = self.email(raw, state_dir.as_deref());
+        let sms = self.sms(raw);
         let wording = self.wording(raw);
         self.later_sections(raw);
         Some(Config {
@@ -65,10 +67,14 @@ impl Check<'_> {
             },
             store: raw.store_kind.value.map(|()| Store::Memory)?,
             email: email?,
+            sms: sms?,
             limits: Limits {
                 request_token_per_ip: raw.request_token_per_ip.value?,
                 request_token_per_address: raw.request_token_per_address.value?,
                 submit_token_per_ip: raw.submit_token_per_ip.value?,
+                sms_per_number: raw.sms_per_number.value?,
+                sms_per_country: raw.sms_per_country.value?,
+                sms_per_day: raw.sms_per_day.value?,
             },
             wording: wording?,
             log: Log { format: raw.log_format.value?, level: raw.log_level.value? },
@@ -200,18 +206,28 @@ impl Check<'_> {
             self.unused(&raw.store_password_file, why);
             self.unused(&raw.store_ca_file, why);
         }
-        let why = match raw.sms_transport.value {
-            Some(SmsTransport::None) => "is not used while sms.transport is \"none\"",
-            Some(SmsTransport::Log) => "is not used while sms.transport is \"log\"",
-            None => return,
-        };
-        self.unused(&raw.sms_url, why);
-        self.unused(&raw.sms_headers, why);
-        self.unused(&raw.sms_body, why);
-        self.unused(&raw.sms_account, why);
-        self.unused(&raw.sms_token, why);
-        self.unused(&raw.sms_token_file, why);
-        self.unused(&raw.sms_from, why);
+    }
+
+    /// A secret, written here or alone in a file.
+    fn secret(&mut self, inline: &Given<Secret>, file: &Given<PathBuf>) -> Option<Secret> {
+        if inline.is_written() && file.is_written() {
+            self.fault(file, format!("is written besides {}", inline.key), "keep one of the two");
+        }
+        self.warn_if_others_may_read(inline);
+        if !file.is_written() {
+            return inline.value.clone();
+        }
+        let path = self.beside(file)?;
+        self.noted(file, named_file::secret(&path)).map(|found| self.with_warning(file, found))
+    }
+
+    /// For what is secret and stands in the configuration file itself.
+    fn warn_if_others_may_read<T>(&mut self, inline: &Given<T>) {
+        if let Some(Place::Line { file, .. }) = &inline.place
+            && let Some(warning) = named_file::others_may_read(Path::new(file))
+        {
+            self.warn(inline, warning.wrong, warning.write);
+        }
     }
 
     /// A file to be read: beside the configuration file.

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use lettre::message::Mailbox;
 
 use crate::config::fault::{Wrong, nearest};
+use crate::config::sms::GatewayUrl;
 use crate::config::values::is_all;
 use crate::config::written::Written;
 use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Rate, Secret, address, values};
@@ -48,7 +49,8 @@ macro_rules! texts {
 
 texts! {
     TEXT: String = "text", "a text in double quotes", values::text;
-    LONG_TEXT: String = "text", "a text in double quotes", values::long_text;
+    TEMPLATE: Secret = "template", "a text in quotes", values::template;
+    POINTER: String = "JSON pointer", "a JSON pointer such as \"/messages/0/status\"", values::pointer;
     SECRET: Secret = "secret", "a text in double quotes", values::secret;
     PATH: PathBuf = "path", "a path in double quotes", values::path;
     SERVER_NAME: String = "server name", "a server name such as \"example.org\"", address::server_name;
@@ -58,7 +60,8 @@ texts! {
     BASE_URL: PublicBaseUrl = "URL", "a URL such as \"https://matrix.example.org\"", address::base_url;
     HOMESERVER: HomeserverAddress =
         "http URL or unix:/path", "\"http://127.0.0.1:8008\" or \"unix:/run/synapse.sock\"", address::homeserver;
-    SERVICE_URL: String = "URL", "a URL such as \"https://gateway.example.org/send\"", address::service_url;
+    SERVICE_URL: String = "URL", "a URL such as \"redis://127.0.0.1:6379\"", address::service_url;
+    GATEWAY_URL: GatewayUrl = "URL", "a URL such as \"https://gateway.example.org/send\"", address::gateway_url;
     ENDPOINT: Endpoint =
         "IP:port or unix:/path", "addresses such as \"127.0.0.1:8080\" or \"unix:/path\"", address::endpoint;
     NETWORK: IpNet = "network", "networks such as \"10.0.0.0/8\" or \"10.1.2.3\"", address::network;

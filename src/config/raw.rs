@@ -10,13 +10,15 @@ use ipnet::IpNet;
 use lettre::message::Mailbox;
 
 use crate::config::grammar::{
-    BASE_URL, COUNTRY, Count, ENDPOINT, FalseYet, Flag, Grammar, HOMESERVER, HOST, ID_SERVER_NAME, LANGUAGE, LINK_HOST,
-    LONG_TEXT, ListOf, MAILBOX, NETWORK, OneOf, PATH, RATE, SECRET, SERVER_NAME, SERVICE_URL, Span, TEXT, TableOf,
+    BASE_URL, COUNTRY, Count, ENDPOINT, FalseYet, Flag, GATEWAY_URL, Grammar, HOMESERVER, HOST, ID_SERVER_NAME,
+    LANGUAGE, LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, SECRET, SERVER_NAME, SERVICE_URL, Span,
+    TEMPLATE, TEXT, TableOf,
 };
+use crate::config::sms::GatewayUrl;
 use crate::config::written::{Given, Presence, Sheet};
 use crate::config::{
-    Account3pidAdd, Endpoint, HomeserverAddress, LogFormat, LogLevel, NamedIdServer, NeedsShim, PublicBaseUrl, Rate,
-    RouteMode, Secret, SmtpTls,
+    Account3pidAdd, Endpoint, GatewayMethod, HomeserverAddress, LogFormat, LogLevel, NamedIdServer, NeedsShim,
+    PublicBaseUrl, Rate, RouteMode, Secret, SmtpTls,
 };
 
 /// One key; displayed as its entry in the reference manual begins.
@@ -106,12 +108,12 @@ keys! {
     trusted_proxies: Vec<IpNet> =
         "clients.trusted_proxies", ListOf(NETWORK), default(["127.0.0.0/8", "::1/128"]);
 
-    register_email: RouteMode = "routes.register.email", EMAIL_ROUTE, default("handle");
-    register_msisdn: RouteMode = "routes.register.msisdn", MSISDN_ROUTE, default("refuse");
-    password_email: RouteMode = "routes.password.email", EMAIL_ROUTE, default("handle");
-    password_msisdn: RouteMode = "routes.password.msisdn", MSISDN_ROUTE, default("refuse");
-    account_3pid_email: RouteMode = "routes.account_3pid.email", EMAIL_ROUTE, default("handle");
-    account_3pid_msisdn: RouteMode = "routes.account_3pid.msisdn", MSISDN_ROUTE, default("refuse");
+    register_email: RouteMode = "routes.register.email", ROUTE, default("handle");
+    register_msisdn: RouteMode = "routes.register.msisdn", ROUTE, default("refuse");
+    password_email: RouteMode = "routes.password.email", ROUTE, default("handle");
+    password_msisdn: RouteMode = "routes.password.msisdn", ROUTE, default("refuse");
+    account_3pid_email: RouteMode = "routes.account_3pid.email", ROUTE, default("handle");
+    account_3pid_msisdn: RouteMode = "routes.account_3pid.msisdn", ROUTE, default("refuse");
     versions: RouteMode = "routes.versions", VERSIONS_ROUTE, default("handle");
     named_id_server: NamedIdServer = "routes.named_id_server", NAMED_ID_SERVER, default("forward");
     trusted_id_servers: Vec<String> = "routes.trusted_id_servers", ListOf(SERVER_NAME), default([]);
@@ -144,21 +146,35 @@ keys! {
     email_deadline: Duration = "email.deadline", Span { least: TENTH, most: minutes(5) }, default("20s");
     email_allow_plaintext: bool = "email.allow_plaintext", Flag, default(false);
 
-    sms_transport: SmsTransport = "sms.transport", SMS_TRANSPORT, default("none");
-    sms_url: String = "sms.url", SERVICE_URL, optional;
-    sms_method: () = "sms.method", HTTP_METHOD, default("POST");
-    sms_headers: BTreeMap<String, Secret> = "sms.headers", TableOf(SECRET), optional;
-    sms_body: String = "sms.body", LONG_TEXT, optional;
+    sms_transport: Carrier = "sms.transport", SMS_TRANSPORT, default("none");
+    sms_from: String = "sms.from", TEXT, optional;
+    sms_countries: Vec<String> = "sms.countries", ListOf(COUNTRY), default([]);
     sms_account: String = "sms.account", TEXT, optional;
     sms_token: Secret = "sms.token", SECRET, optional;
     sms_token_file: PathBuf = "sms.token_file", PATH, optional;
-    sms_from: String = "sms.from", TEXT, optional;
-    sms_base_url: String = "sms.base_url", SERVICE_URL, default("https://api.twilio.com");
-    sms_countries: Vec<String> = "sms.countries", ListOf(COUNTRY), default([]);
+    sms_base_url: GatewayUrl = "sms.base_url", GATEWAY_URL, default("https://api.twilio.com");
+    sms_url: GatewayUrl = "sms.url", GATEWAY_URL, optional;
+    sms_method: GatewayMethod = "sms.method", HTTP_METHOD, default("POST");
+    sms_headers: BTreeMap<String, Secret> = "sms.headers", TableOf(SECRET), optional;
+    sms_body: Secret = "sms.body", TEMPLATE, optional;
+    sms_signature_header: String = "sms.signature_header", TEXT, optional;
+    sms_signature_secret: Secret = "sms.signature_secret", SECRET, optional;
+    sms_signature_secret_file: PathBuf = "sms.signature_secret_file", PATH, optional;
+    sms_success_status: Vec<u16> =
+        "sms.success_status", ListOf(Count { least: 200, most: 299 }), default([]);
+    sms_success_pointer: String = "sms.success_pointer", POINTER, optional;
+    sms_success_value: String = "sms.success_value", TEXT, optional;
+    sms_ca_file: PathBuf = "sms.ca_file", PATH, optional;
+    sms_max_connections: usize = "sms.max_connections", Count { least: 1, most: 1000 }, default(4);
+    sms_deadline: Duration = "sms.deadline", Span { least: TENTH, most: minutes(5) }, default("10s");
+    sms_allow_plaintext: bool = "sms.allow_plaintext", Flag, default(false);
 
     request_token_per_ip: Rate = "limits.request_token_per_ip", RATE, default("20/10m");
     request_token_per_address: Rate = "limits.request_token_per_address", RATE, default("5/1h");
     submit_token_per_ip: Rate = "limits.submit_token_per_ip", RATE, default("60/10m");
+    sms_per_number: Rate = "limits.sms_per_number", RATE, default("3/1h");
+    sms_per_country: Rate = "limits.sms_per_country", RATE, default("100/1h");
+    sms_per_day: u32 = "limits.sms_per_day", Count { least: 1, most: 1_000_000 }, default(500);
 
     default_language: String = "wording.default_language", LANGUAGE, default("en");
     wording_directory: PathBuf = "wording.directory", PATH, default("templates");
@@ -175,9 +191,12 @@ pub(crate) enum Transport {
     Log,
 }
 
+/// `sms.transport`, likewise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SmsTransport {
+pub(crate) enum Carrier {
     None,
+    Twilio,
+    Http,
     Log,
 }
 
@@ -185,7 +204,7 @@ const NOT_YET: &str = "is not in this version yet";
 
 const NEEDS_SHIM: OneOf<NeedsShim> =
     OneOf { words: &[("auto", NeedsShim::Auto), ("yes", NeedsShim::Yes), ("no", NeedsShim::No)], later: &[] };
-const EMAIL_ROUTE: OneOf<RouteMode> = OneOf {
+const ROUTE: OneOf<RouteMode> = OneOf {
     words: &[
         ("handle", RouteMode::Handle),
         ("forward", RouteMode::Forward),
@@ -193,10 +212,6 @@ const EMAIL_ROUTE: OneOf<RouteMode> = OneOf {
         ("observe", RouteMode::Observe),
     ],
     later: &[],
-};
-const MSISDN_ROUTE: OneOf<RouteMode> = OneOf {
-    words: &[("refuse", RouteMode::Refuse), ("forward", RouteMode::Forward), ("observe", RouteMode::Observe)],
-    later: &[("handle", "needs [sms], which is not in this version yet")],
 };
 const VERSIONS_ROUTE: OneOf<RouteMode> =
     OneOf { words: &[("handle", RouteMode::Handle), ("forward", RouteMode::Forward)], later: &[] };
@@ -217,11 +232,14 @@ const SMTP_TLS: OneOf<SmtpTls> = OneOf {
     words: &[("required", SmtpTls::Required), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)],
     later: &[],
 };
-const SMS_TRANSPORT: OneOf<SmsTransport> = OneOf {
-    words: &[("none", SmsTransport::None), ("log", SmsTransport::Log)],
-    later: &[("http", NOT_YET), ("twilio", NOT_YET)],
+const SMS_TRANSPORT: OneOf<Carrier> = OneOf {
+    words: &[("none", Carrier::None), ("twilio", Carrier::Twilio), ("http", Carrier::Http), ("log", Carrier::Log)],
+    later: &[],
 };
-const HTTP_METHOD: OneOf<()> = OneOf { words: &[("POST", ()), ("PUT", ()), ("GET", ())], later: &[] };
+const HTTP_METHOD: OneOf<GatewayMethod> = OneOf {
+    words: &[("POST", GatewayMethod::Post), ("PUT", GatewayMethod::Put), ("GET", GatewayMethod::Get)],
+    later: &[],
+};
 const LOG_FORMAT: OneOf<LogFormat> =
     OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
 const LOG_LEVEL: OneOf<LogLevel> = OneOf {

@@ -19,13 +19,21 @@ pub(crate) fn text(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-/// A template: it may have several lines.
-pub(crate) fn long_text(text: &str) -> Result<String, Wrong> {
+/// A template: it may have several lines, and hold a key of the account.
+pub(crate) fn template(text: &str) -> Result<Secret, Wrong> {
     if text.trim().is_empty() {
         Err(Wrong::new("is empty", "write a text, or remove the key"))
     } else {
-        Ok(text.to_owned())
+        Ok(Secret(text.to_owned()))
     }
+}
+
+/// RFC 6901, but for the empty pointer: a whole answer is compared with nothing.
+pub(crate) fn pointer(written: &str) -> Result<String, Wrong> {
+    if written.starts_with('/') {
+        return text(written);
+    }
+    Err(Wrong::new(format!("{written:?} is not a JSON pointer"), "write one such as \"/messages/0/status\""))
 }
 
 /// Never repeated in a fault.

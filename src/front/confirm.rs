@@ -1,6 +1,7 @@
 //! The page behind the mailed link: GET looks and changes nothing, POST validates.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -13,7 +14,7 @@ use crate::matrix::{self, ClientSecret, Digest, Errcode, NextLink, Purpose, Refu
 use crate::serve::{self, Clock, Stamp};
 use crate::session::{Lifetimes, Session, Submitted, Wrong};
 use crate::store::{Key, Store};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, Subject};
 use crate::wording::{Page, PageKind, Wording};
 
 /// The largest form: four short fields.
@@ -65,8 +66,9 @@ impl Confirm {
         let client_ip = serve::client_ip(request.headers(), stamp.peer, &config.trusted_proxies);
         let language = request.headers().get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
         let answer = Answer { parts: self, config: &config, purpose, language: language.map(str::to_owned) };
-        if self.per_ip.take(&client_key(client_ip), config.limits.submit_token_per_ip, stamp.now).is_err() {
-            return answer.page(StatusCode::TOO_MANY_REQUESTS, PageKind::Limited, None);
+        let rate = config.limits.submit_token_per_ip;
+        if let Err(retry_after) = self.per_ip.take(&client_key(client_ip), rate, stamp.now) {
+            return answer.limited(retry_after);
         }
         if *request.method() == Method::POST { answer.submit(request).await } else { answer.show(&request).await }
     }
@@ -86,6 +88,7 @@ impl Answer<'_> {
         let Some(link) = Form::parse(query.as_bytes()).as_ref().and_then(Link::parse) else {
             return self.invalid();
         };
+        Subject::of(request.extensions()).note_sid(&link.sid);
         let now = self.parts.clock.now();
         let Ok(session) = self.parts.store.get(&Key::session(&link.sid), now).await else {
             return self.page(StatusCode::SERVICE_UNAVAILABLE, PageKind::TryLater, None);
@@ -122,12 +125,14 @@ impl Answer<'_> {
         if !from_our_page(request.headers(), self.config.public_base_url.origin()) {
             return self.page(StatusCode::FORBIDDEN, PageKind::Invalid, None);
         }
+        let subject = Subject::of(request.extensions());
         let body = body::read(request.into_body(), FORM_LIMIT).await?;
         let form = Form::parse(&body);
         let nonce = form.as_ref().and_then(|form| form.get("nonce")).map(Digest::claimed);
         let Some(link) = form.as_ref().and_then(Link::parse) else {
             return self.invalid();
         };
+        subject.note_sid(&link.sid);
         let lifetimes = Lifetimes {
             unvalidated: self.config.session.unvalidated_lifetime,
             validated: self.config.session.validated_lifetime,
@@ -157,6 +162,13 @@ impl Answer<'_> {
     /// The same for unknown, wrong and expired, to the byte: a guess learns nothing.
     fn invalid(&self) -> Result<Response<Bytes>, Refusal> {
         self.page(StatusCode::BAD_REQUEST, PageKind::Invalid, None)
+    }
+
+    fn limited(&self, retry_after: Duration) -> Result<Response<Bytes>, Refusal> {
+        let mut response = self.page(StatusCode::TOO_MANY_REQUESTS, PageKind::Limited, None)?;
+        let seconds = matrix::retry_after(retry_after);
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        Ok(response)
     }
 
     fn redirect(&self, target: &str) -> Result<Response<Bytes>, Refusal> {

@@ -20,7 +20,7 @@ use crate::config;
 use crate::homeserver::{Answer, Homeserver, Sent, Unanswered, Wanted};
 use crate::matrix::{Errcode, Refusal};
 use crate::serve::{Drain, Peer, Stamp, one_length};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Subject};
 
 pub use answered::{Relayed, Whole};
 pub(in crate::front) use answered::{decode, fit};
@@ -99,9 +99,16 @@ impl Forward {
 
     /// A request whose answer we have to read: whole and in plain bytes, if the homeserver can be brought to it.
     pub async fn ask(&self, head: &Parts, body: Bytes, limit: usize) -> Result<Response<Bytes>, Refusal> {
+        let subject = Subject::of(&head.extensions);
         let (head, body) = self.ask_for_plain(head, body).await?.into_parts();
         match self.whole(body, limit).await? {
-            Whole::Read(bytes) => Ok(answered::plain(Response::from_parts(head, bytes), limit)),
+            Whole::Read(bytes) => {
+                let answer = answered::plain(Response::from_parts(head, bytes), limit);
+                if !answer.status().is_success() {
+                    subject.note_errcode(answer.body());
+                }
+                Ok(answer)
+            }
             Whole::TooLong(_) => {
                 Err(unknown(StatusCode::BAD_GATEWAY, "The homeserver's answer is too long to be read"))
             }

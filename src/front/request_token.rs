@@ -18,7 +18,7 @@ use crate::limit::{Limit, client_key};
 use crate::matrix::{self, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{self, Clock, Stamp};
 use crate::store::{Change, Client, ForeignSid, Fresh, Key, Store};
-use crate::telemetry::{Outcome, RequestId};
+use crate::telemetry::{Outcome, RequestId, Subject};
 use asked::Asked;
 
 /// The largest answer to a requestToken that is read.
@@ -161,13 +161,15 @@ enum Came {
 impl Exchange {
     /// Runs to its end even when the client goes: the homeserver does, too.
     async fn run_detached(self) -> Result<Response<Body>, Refusal> {
+        let subject = Subject::of(&self.head.extensions);
         let outcome = tokio::spawn(self.run()).await.map_err(|_panicked| Refusal::internal())??;
         match outcome {
             // What the identity door did counts, whatever the homeserver made of it: Dendrite turns its errors into 500.
             Came::Decided(verdict, answer) => {
                 let sid = verdict?;
+                subject.note_sid(&sid);
                 let ok = answer.filter(|answer| answer.status() == StatusCode::OK);
-                Ok(with_sid(ok.unwrap_or_else(|| sid_answer(&sid)), sid))
+                Ok(ok.unwrap_or_else(|| sid_answer(&sid)).map(Body::from))
             }
             Came::Homeserver(answer) => answer.map(|answer| answer.map(Body::from)),
         }
@@ -178,15 +180,16 @@ impl Exchange {
     async fn run_hidden(self) -> Result<Response<Body>, Refusal> {
         let leave = tokio::time::Instant::now() + HIDDEN_ANSWER_AFTER;
         let sid = self.begin_session().await?;
+        Subject::of(&self.head.extensions).note_sid(&sid);
         let early = tokio::time::timeout_at(leave, tokio::spawn(self.run())).await;
         tokio::time::sleep_until(leave).await;
         match early {
             Ok(joined) => match joined.map_err(|_panicked| Refusal::internal())?? {
                 Came::Homeserver(Err(refusal)) => Err(refusal),
                 Came::Homeserver(Ok(answer)) if !tells_existence(&answer) => Ok(answer.map(Body::from)),
-                Came::Homeserver(Ok(_)) | Came::Decided(..) => Ok(with_sid(sid_answer(&sid), sid)),
+                Came::Homeserver(Ok(_)) | Came::Decided(..) => Ok(sid_answer(&sid).map(Body::from)),
             },
-            Err(_still_mailing) => Ok(with_sid(sid_answer(&sid), sid)),
+            Err(_still_mailing) => Ok(sid_answer(&sid).map(Body::from)),
         }
     }
 
@@ -236,13 +239,6 @@ fn request_id(head: &Parts) -> Result<RequestId, Refusal> {
 
 fn sid_answer(sid: &Sid) -> Response<Bytes> {
     matrix::json(StatusCode::OK, &serde_json::json!({ "sid": sid.as_str() }))
-}
-
-/// The sid rides along for the log line.
-fn with_sid(answer: Response<Bytes>, sid: Sid) -> Response<Body> {
-    let mut answer = answer.map(Body::from);
-    answer.extensions_mut().insert(sid);
-    answer
 }
 
 /// Whether an answer of the homeserver's says that an address has an account, or has none.

@@ -77,6 +77,16 @@ impl Route {
 }
 
 impl Ours {
+    /// What the path itself says of it; of a completion only its session does.
+    pub(super) fn medium(self) -> Option<Medium> {
+        match self {
+            Self::RequestToken(_, medium) => Some(medium),
+            Self::Confirm(_) => Some(Medium::Email),
+            Self::SubmitToken => Some(Medium::Msisdn),
+            Self::ThreepidCreds(_) | Self::Separate(_) => None,
+        }
+    }
+
     /// For logs and metrics.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -65,6 +65,7 @@ impl SeparateAdd {
         if let Some(auth) = object.get("auth") {
             guarded.set("auth", auth.to_owned());
         }
+        self.threepid_creds.refuse_ours(&guarded)?;
         let answer = self.forward.ask(&sibling(&head, GUARDED)?, guarded.to_bytes(), ANSWER_LIMIT).await?;
         if answer.status() != StatusCode::OK && !is_unrecognized(&answer) {
             return Ok(answer.map(Body::from));

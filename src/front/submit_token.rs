@@ -13,6 +13,7 @@ use crate::matrix::{self, ClientSecret, Errcode, Medium, Refusal, Sid, Token};
 use crate::serve::{self, Clock, Stamp};
 use crate::session::{Lifetimes, Session, Wrong};
 use crate::store::Store;
+use crate::telemetry::Subject;
 
 const BODY_LIMIT: usize = 8 * 1024;
 
@@ -49,6 +50,7 @@ impl SubmitToken {
         let rate = config.limits.submit_token_per_ip;
         self.per_ip.take(&client_key(client_ip), rate, stamp.now).map_err(Refusal::limited)?;
         body::refuse_encoded(request.headers())?;
+        let subject = Subject::of(request.extensions());
         let body = body::read(request.into_body(), BODY_LIMIT).await?;
         let invalid = || Refusal::bad_request(Errcode::MInvalidParam, "The body must be a JSON object or a form");
         let fields = Fields::parse(&body).ok_or_else(invalid)?;
@@ -57,6 +59,7 @@ impl SubmitToken {
             return Err(Refusal::bad_request(Errcode::MMissingParam, format!("Missing params: ['{missing}']")));
         }
         let sid = fields.get("sid").as_deref().and_then(Sid::parse).ok_or_else(no_session)?;
+        subject.note_sid(&sid);
         let client_secret =
             fields.get("client_secret").as_deref().and_then(ClientSecret::parse).ok_or_else(no_session)?;
         let token = fields.get("token").as_deref().map(str::trim).and_then(Token::parse).ok_or_else(wrong_code)?;

@@ -19,7 +19,7 @@ use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
 use crate::session::Owner;
 use crate::store::{Key, Store};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, Subject};
 use creds::{Creds, Place};
 use exchange::Exchange;
 use under_way::{Entered, UnderWay};
@@ -115,6 +115,7 @@ impl ThreepidCreds {
             let sent = self.mend_foreign(&mut object, &all, completion).await?;
             return self.relay(head, sent.unwrap_or_else(|| bytes.clone()), under_way).await;
         };
+        Subject::of(&head.extensions).note_sid(&carried.sid);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
@@ -124,6 +125,12 @@ impl ThreepidCreds {
         drop(under_way);
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+    }
+
+    /// A request of the shim's own making, with `auth` as the client wrote it, is no way around `complete`.
+    pub(super) fn refuse_ours(&self, object: &Object<'_>) -> Result<(), Refusal> {
+        let us = self.config.load().identity.name.clone();
+        ours(&creds::read(object)?, &us)?.map_or(Ok(()), |_| Err(Refusal::creds()))
     }
 
     /// For a homeserver that has learnt MSC2263: nothing is injected and nothing refused, but sessions of ours that had
@@ -146,6 +153,7 @@ impl ThreepidCreds {
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
+        Subject::of(&head.extensions).note_sid(&carried.sid);
         let (parts, sent, handed_over) = (self.clone(), bytes, true);
         let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?

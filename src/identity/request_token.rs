@@ -45,6 +45,9 @@ impl RequestToken {
             Err(refusal) => Verdict::refused(refusal),
         };
         in_flight::decide(&self.store, &key, &verdict, self.clock.now()).await?;
+        let errcode = sent.as_ref().err().map(|refusal| refusal.errcode.as_str());
+        let sid = sent.as_ref().ok().map(Sid::as_str);
+        tracing::info!(request_id = %note.request_id, sid, errcode, "the homeserver asked for a mail");
         let sid = sent?;
         Ok(matrix::json(StatusCode::OK, &serde_json::json!({ "sid": sid.as_str() })))
     }

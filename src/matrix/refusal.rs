@@ -119,13 +119,16 @@ impl Refusal {
         }
         let mut response = json(self.status, &serde_json::Value::Object(body));
         if let Some(after) = self.retry_after {
-            let seconds = after.as_millis().div_ceil(1000).max(1);
-            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
-                response.headers_mut().insert(header::RETRY_AFTER, value);
-            }
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after(after));
         }
         response
     }
+}
+
+/// The value of `Retry-After`: whole seconds, never too soon.
+pub fn retry_after(after: Duration) -> HeaderValue {
+    let seconds = after.as_millis().div_ceil(1000).max(1);
+    HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
 }
 
 /// A JSON answer of the shim's own: never cached, readable by any web client.

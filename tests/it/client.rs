@@ -165,6 +165,16 @@ pub fn creds(sid: &str, client_secret: &str) -> Value {
     json!({ "sid": sid, "client_secret": client_secret })
 }
 
+/// What a server answers to bytes as they are, until it closes the connection.
+pub async fn raw(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("the server takes connections");
+    let sent = stream.write_all(bytes).await;
+    let mut answered = Vec::new();
+    let read = stream.read_to_end(&mut answered).await;
+    assert!(!answered.is_empty(), "no answer: {sent:?} {read:?}");
+    answered
+}
+
 /// Path and query of a link.
 pub fn target_of(link: &str) -> String {
     let (_, rest) = link.split_once("://").expect("a link");

@@ -125,7 +125,7 @@ async fn what_is_completed_may_be_repeated_by_its_owner_for_ten_minutes() {
     let reset = shim.verify("account/password", &address, &secret).await;
     client.reset_password("new", creds(&reset, &secret)).await.ok();
 
-    shim.later(REPEAT - Duration::from_secs(1));
+    shim.later(Duration::from_secs(599));
     let again = client.register(&name, creds(&registered, &secret)).await;
     assert_eq!(again.verdict(), taken, "the homeserver answers the very same request again");
     client.reset_password("new", creds(&reset, &secret)).await.ok();
@@ -135,7 +135,7 @@ async fn what_is_completed_may_be_repeated_by_its_owner_for_ten_minutes() {
     assert_eq!(client.reset_password("evil", creds(&reset, &secret)).await.verdict(), refused());
     assert_eq!(other.add_3pid(creds(&added, &secret)).await.verdict(), refused());
 
-    shim.later(Duration::from_secs(2));
+    shim.later(Duration::from_secs(1));
     assert_eq!(client.register(&name, creds(&registered, &secret)).await.verdict(), refused());
     assert_eq!(client.reset_password("new", creds(&reset, &secret)).await.verdict(), refused());
     assert_eq!(user.add_3pid(creds(&added, &secret)).await.verdict(), refused());

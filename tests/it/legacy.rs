@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::shim::{Reserved, Shim, Wanted, authority};
 
 /// Identity doors that one homeserver trusts: a test that starts a shim takes one.
-const DOORS: usize = 96;
+const DOORS: usize = 192;
 
 pub struct Legacy {
     pub version: &'static str,
@@ -36,7 +36,7 @@ impl Legacy {
     pub fn start(version: &'static str, settings: &[(&str, &str)]) -> Self {
         let doors = Reserved::new(DOORS);
         let state = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = port();
         let up = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/homeserver/up");
         let output = Command::new(up)
             .args(["--daemon", version, &port.to_string()])
@@ -64,8 +64,20 @@ impl Legacy {
 
     /// A shim in front of it.
     pub async fn shim(&self, wanted: Wanted) -> Shim {
-        Shim::before(&self.address, self.doors.take(), wanted).await
+        Shim::before(&self.address, self.door(), wanted).await
     }
+}
+
+/// A free port below those that the system gives to whoever asks for any: nobody takes it before Synapse does.
+fn port() -> u16 {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap();
+    let first = std::process::id() % 200 * 100;
+    let mut ports = (0..20_000).map(|next| u16::try_from(10_000 + (first + next) % 20_000).unwrap());
+    let is_free = |port: &u16| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = ports.find(is_free).expect("a free port");
+    given.push(port);
+    port
 }
 
 /// A name or secret that no other test uses.

@@ -5,11 +5,22 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::missing_panics_doc,
+    clippy::string_slice,
+    clippy::format_push_string,
+    clippy::unchecked_time_subtraction,
+    clippy::type_complexity,
+    clippy::similar_names,
+    clippy::cloned_ref_to_slice_refs,
+    clippy::too_many_lines,
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
+    clippy::unused_async,
     clippy::allow_attributes,
     unreachable_pub,
     reason = "a test that cannot go on should stop where it stands, and its helpers are shared inside this crate only"
 )]
 
+mod attacks;
 mod browser;
 mod client;
 mod completion;

@@ -67,7 +67,7 @@ pub fn as_dendrite(client: &Value) -> (&'static str, String) {
 pub struct Caller {
     pub homeserver: Homeserver,
     pub door: String,
-    said: Arc<Mutex<Vec<Answer>>>,
+    told: Arc<Mutex<Vec<Answer>>>,
 }
 
 impl Caller {
@@ -77,36 +77,36 @@ impl Caller {
         answer: impl Fn(&Raw, Option<&Answer>) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
         let door = format!("localhost:{}", door.local_addr().unwrap().port());
-        let said = Arc::<Mutex<Vec<Answer>>>::default();
-        let (name, keep, answer) = (door.clone(), Arc::clone(&said), Arc::new(answer));
+        let told = Arc::<Mutex<Vec<Answer>>>::default();
+        let (name, keep, answer) = (door.clone(), Arc::clone(&told), Arc::new(answer));
         let homeserver = Homeserver::scripted(move |mut conversation| {
             let (name, keep, answer) = (name.clone(), Arc::clone(&keep), Arc::clone(&answer));
             async move {
                 while let Some(request) = conversation.request().await {
-                    let mut told = None;
+                    let mut answered = None;
                     if request.line().contains("/requestToken") {
                         let (kind, body) = write(&request.json());
                         let target = format!("{API}validate/email/requestToken");
-                        told = Some(call(&name, "POST", &target, kind, &body).await);
-                        keep.lock().unwrap().extend(told.clone());
+                        answered = Some(call(&name, "POST", &target, kind, &body).await);
+                        keep.lock().unwrap().extend(answered.clone());
                     }
                     if let Some(creds) = creds_of(&request) {
                         let [sid, secret] =
                             ["sid", "client_secret"].map(|field| creds[field].as_str().unwrap_or_default());
-                        told = Some(get_validated_3pid(&name, sid, secret).await);
-                        keep.lock().unwrap().extend(told.clone());
+                        answered = Some(get_validated_3pid(&name, sid, secret).await);
+                        keep.lock().unwrap().extend(answered.clone());
                     }
-                    conversation.write(answer(&request, told.as_ref())).await;
+                    conversation.write(answer(&request, answered.as_ref())).await;
                 }
             }
         })
         .await;
-        Self { homeserver, door, said }
+        Self { homeserver, door, told }
     }
 
-    /// What the identity door said, oldest first.
-    pub fn said(&self) -> Vec<Answer> {
-        self.said.lock().unwrap().clone()
+    /// What the identity door told, oldest first.
+    pub fn told(&self) -> Vec<Answer> {
+        self.told.lock().unwrap().clone()
     }
 
     pub fn address(&self) -> String {
@@ -183,7 +183,7 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, calls: Arc<Mutex<Vec<St
         calls.push(format!("{} {body}", line.trim_end_matches(" HTTP/1.1")).trim_end().to_owned());
         calls.len()
     };
-    let said = if target.contains("requestToken") {
+    let answer = if target.contains("requestToken") {
         // A sid carries the address it is for, as a number of its own would need a table.
         let email = serde_json::from_str::<Value>(&body).unwrap()["email"].as_str().unwrap().replace('@', "=");
         json!({ "sid": format!("{sid}-{email}") })
@@ -194,8 +194,8 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, calls: Arc<Mutex<Vec<St
         json!({ "medium": "email", "address": address, "validated_at": 1 })
     };
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-    let said = said.to_string();
-    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{said}", said.len()).as_bytes()).await.ok();
+    let answer = answer.to_string();
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{answer}", answer.len()).as_bytes()).await.ok();
     stream.shutdown().await.ok();
 }
 

@@ -10,8 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use tempfile::TempDir;
 use threepid_shim::config::{Config, Endpoint};
 use threepid_shim::serve::{Clock, Listener, Listeners};
-use threepid_shim::{RunError, Shutdown, run};
-use tokio::task::JoinHandle;
+use threepid_shim::{Shutdown, run};
 
 use crate::client::Client;
 
@@ -20,8 +19,6 @@ pub struct Shim {
     pub clients: String,
     pub identity: String,
     pub admin: String,
-    pub shutdown: Shutdown,
-    pub running: Option<JoinHandle<Result<(), RunError>>>,
     now: Arc<AtomicU64>,
     folder: TempDir,
 }
@@ -92,10 +89,9 @@ impl Shim {
             admin: vec![admin],
             clock: Clock::manual(Arc::clone(&now)),
         };
-        let shutdown = Shutdown::default();
-        let running = Some(tokio::spawn(run(config, listeners, shutdown.clone())));
+        tokio::spawn(run(config, listeners, Shutdown::default()));
         let identity = format!("localhost:{port}");
-        Self { clients: address, identity, admin: admin_address, shutdown, running, now, folder }
+        Self { clients: address, identity, admin: admin_address, now, folder }
     }
 
     pub fn client(&self) -> Client {
@@ -105,10 +101,6 @@ impl Shim {
     /// The noun `Clock`: moves the shim's time on.
     pub fn later(&self, by: Duration) {
         self.now.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
-    }
-
-    pub fn state_dir(&self) -> &Path {
-        self.folder.path()
     }
 
     /// The mails in the outbox, oldest first.

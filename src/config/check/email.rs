@@ -1,14 +1,12 @@
 //! `[email]`: sender, transport, and what a mail server needs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lettre::message::Mailbox;
 
 use crate::config::check::Check;
-use crate::config::fault::Place;
 use crate::config::raw::{RawConfig, Transport};
-use crate::config::written::Given;
-use crate::config::{Email, EmailTransport, RouteMode, Secret, Smtp, SmtpLogin, SmtpTls, address, named_file};
+use crate::config::{Email, EmailTransport, RouteMode, Smtp, SmtpLogin, SmtpTls, address};
 
 impl Check<'_> {
     pub(crate) fn email(&mut self, raw: &RawConfig, state_dir: Option<&Path>) -> Option<Email> {
@@ -98,22 +96,5 @@ impl Check<'_> {
             self.missing(&raw.email_username, "is missing", "write the user name of the password".to_owned());
         }
         Some(SmtpLogin { username: raw.email_username.value.clone()?, password: password? })
-    }
-
-    /// A secret, written here or alone in a file.
-    fn secret(&mut self, inline: &Given<Secret>, file: &Given<PathBuf>) -> Option<Secret> {
-        if inline.is_written() && file.is_written() {
-            self.fault(file, format!("is written besides {}", inline.key), "keep one of the two");
-        }
-        if let Some(Place::Line { file: configuration, .. }) = &inline.place
-            && let Some(warning) = named_file::others_may_read(Path::new(configuration))
-        {
-            self.warn(inline, warning.wrong, warning.write);
-        }
-        if !file.is_written() {
-            return inline.value.clone();
-        }
-        let path = self.beside(file)?;
-        self.noted(file, named_file::secret(&path)).map(|found| self.with_warning(file, found))
     }
 }

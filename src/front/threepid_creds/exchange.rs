@@ -13,7 +13,7 @@ use crate::front::forward::Body;
 use crate::matrix::{Purpose, Refusal};
 use crate::session::{Owner, Reserved, Session, Settled, Told};
 use crate::store::{Change, Key, UiaStage};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, Subject};
 
 /// The largest answer to a completion that is read.
 const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -53,9 +53,7 @@ impl Exchange {
         if self.handed_over && told == Told::Nothing && shown.outcome != Some(Completed::Request) {
             return Err(Refusal::creds());
         }
-        let mut response = answer?.map(Body::from);
-        response.extensions_mut().insert(self.carried.sid);
-        Ok(response)
+        Ok(answer?.map(Body::from))
     }
 
     /// Says what the UIA session is for before the homeserver completes a stage in it: from then on it would complete any
@@ -63,12 +61,12 @@ impl Exchange {
     async fn mark_uia_session(&self) -> Result<bool, Refusal> {
         let Some(id) = &self.uia_session else { return Ok(true) };
         let now = self.parts.clock.now();
-        let mark = |current: Option<UiaStage>| match current {
-            Some(stage) => (Change::Keep, stage.purpose == self.purpose),
-            None => {
-                let record = UiaStage { purpose: self.purpose, sid: None };
-                (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
+        let mark = |current: Option<UiaStage>| {
+            if let Some(stage) = current {
+                return (Change::Keep, stage.purpose == self.purpose);
             }
+            let record = UiaStage { purpose: self.purpose, sid: None };
+            (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
         };
         let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
         while fits && self.parts.under_way.elsewhere(id, self.purpose) {
@@ -82,8 +80,15 @@ impl Exchange {
         loop {
             let now = self.parts.clock.now();
             let secret = self.carried.client_secret.as_ref();
-            let reserve = |session: &mut Session| session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
-            match self.parts.store.update_session(&self.carried.sid, now, reserve).await? {
+            let reserve = |session: &mut Session| {
+                let reserved = session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
+                (reserved, session.threepid.medium)
+            };
+            let reserved = self.parts.store.update_session(&self.carried.sid, now, reserve).await?;
+            if let Some((_, medium)) = reserved {
+                Subject::of(&self.head.extensions).note_medium(medium);
+            }
+            match reserved.map(|(reserved, _)| reserved) {
                 Some(Reserved::Granted) => return Ok(()),
                 Some(Reserved::Wait) => tokio::time::sleep(LOOK_AGAIN).await,
                 Some(Reserved::Refused) | None => return Err(Refusal::creds()),

@@ -12,8 +12,6 @@ use crate::legacy::{legacy, unique};
 use crate::secure::{API, Caller, IdentityServer, as_synapse};
 use crate::shim::{ROOMY, Reserved, Shim, Wanted};
 
-const HOUR: Duration = Duration::from_secs(3600);
-
 fn named(email: &str, client_secret: &str, id_server: &str) -> Value {
     json!({ "client_secret": client_secret, "email": email, "send_attempt": 1, "id_server": id_server })
 }
@@ -59,7 +57,7 @@ async fn creds_that_forget_their_identity_server_are_sent_to_the_one_their_sid_c
     }
 
     let sid = token("account/3pid", &format!("later-{address}")).await;
-    shim.later(48 * HOUR - Duration::from_secs(1));
+    shim.later(Duration::from_secs(48 * 3600 - 1));
     user.add_3pid(creds(&sid, &secret)).await.ok();
     shim.later(Duration::from_secs(1));
     let forgotten = user.add_3pid(creds(&sid, &secret)).await;

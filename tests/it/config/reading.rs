@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use threepid_shim::config::{
-    Config, EmailTransport, Endpoint, Faults, HomeserverAddress, IdentityTls, Rate, RouteMode, Smtp,
+    Config, EmailTransport, Endpoint, Faults, HomeserverAddress, IdentityTls, Rate, RouteMode, SmsTransport, Smtp,
+    TwilioSender,
 };
 
 use super::GOOD;
@@ -161,8 +162,15 @@ fn a_secret_that_everybody_may_read_is_warned_about() {
 
 #[test]
 fn secrets_are_not_in_debug_output() {
-    let config = from_text(&format!("{MAIL_SERVER}email.password = \"hunter2\"\nsms.token = \"hunter2\"\n"));
-    assert!(!format!("{config:?} {config:#?}").contains("hunter2"));
+    let gateways = [
+        "sms.transport = \"twilio\"\nsms.account = \"AC0\"\nsms.from = \"x\"\nsms.token = \"hunter2\"\n",
+        "sms.transport = \"http\"\nsms.url = \"https://localhost/hunter2\"\nsms.body = \"hunter2\"
+sms.headers = { X-Key = \"hunter2\" }\nsms.signature_header = \"X\"\nsms.signature_secret = \"hunter2\"\n",
+    ];
+    for gateway in gateways {
+        let config = from_text(&format!("{MAIL_SERVER}email.password = \"hunter2\"\n{gateway}"));
+        assert!(!format!("{config:?} {config:#?}").contains("hunter2"));
+    }
 }
 
 #[test]
@@ -194,6 +202,58 @@ fn mail_in_clear_stays_on_this_machine_unless_it_is_allowed_to_leave() {
 }
 
 #[test]
+fn messages_in_clear_stay_on_this_machine_unless_they_are_allowed_to_leave() {
+    let in_clear = |host: &str, more: &str| {
+        let keys = format!("sms.transport = \"http\"\nsms.url = \"http://{host}/\"\nsms.countries = [\"GB\"]\n{more}");
+        Config::from_text(&format!("{GOOD}{keys}"))
+    };
+    for host in ["localhost", "127.0.0.1:8080", "[::1]"] {
+        assert_eq!(in_clear(host, "").unwrap().warnings, Vec::<String>::new());
+    }
+    assert!(in_clear("sms.example.org", "").is_err());
+    let warnings = in_clear("sms.example.org", "sms.allow_plaintext = true\n").unwrap().warnings;
+    let expected = "sms.url: numbers, codes and the login travel in clear to sms.example.org; write an https URL";
+    assert_eq!(warnings, [format!("threepid-shim.toml:5: {expected}")]);
+}
+
+#[test]
+fn a_gateway_is_read_and_its_spend_is_limited() {
+    let twilio =
+        "routes.register.msisdn = \"handle\"\nsms.transport = \"twilio\"\nsms.account = \"AC0\"\nsms.token = \"t\"\n";
+    let rows = [
+        ("MG0123456789abcdef0123456789abcdef", true),
+        ("MGM Grand", false),
+        ("+441134960000", false),
+        ("AC0123456789abcdef0123456789abcdef", false),
+    ];
+    for (from, is_service) in rows {
+        let config = from_text(&format!("{twilio}sms.from = \"{from}\"\n"));
+        assert_eq!(config.routes.register_msisdn, RouteMode::Handle);
+        assert_eq!(config.limits.sms_per_number, Rate { count: 3, per: Duration::from_secs(3600) });
+        assert_eq!(config.limits.sms_per_country, Rate { count: 100, per: Duration::from_secs(3600) });
+        assert_eq!(config.limits.sms_per_day, 500);
+        assert!(config.warnings[0].contains("sms.countries: numbers of every country"), "{:?}", config.warnings);
+        let SmsTransport::Twilio(twilio) = config.sms.transport else { panic!("not twilio") };
+        assert_eq!(
+            (twilio.gateway.host.as_str(), twilio.gateway.port, twilio.gateway.https),
+            ("api.twilio.com", 443, true)
+        );
+        assert_eq!(matches!(twilio.sender, TwilioSender::MessagingService(_)), is_service, "{from}");
+    }
+}
+
+#[test]
+fn a_header_with_a_secret_that_everybody_may_read_is_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = "sms.transport = \"http\"\nsms.url = \"https://a/\"\nsms.headers = { Authorization = \"x\" }\n";
+    private(&folder.path().join("shim.toml"), "");
+    let warnings = |config: Config| config.warnings.iter().filter(|it| it.contains("sms.headers: every user")).count();
+    assert_eq!(warnings(load(folder.path(), keys).unwrap()), 0);
+    fs::set_permissions(folder.path().join("shim.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(warnings(load(folder.path(), keys).unwrap()), 1);
+}
+
+#[test]
 fn a_sender_is_made_up_only_where_no_mail_is_sent() {
     let senderless = GOOD.replace("email.from = \"noreply@example.org\"\n", "");
     assert!(Config::from_text(&senderless).is_err());
@@ -218,7 +278,7 @@ shutdown.grace = \"10s\"\nidentity.allowed_peers = [\"0.0.0.0/0\"]\n";
             "threepid-shim.toml:10: identity.allowed_peers: with 0.0.0.0/0 everybody may ask which addresses have been confirmed; write the networks that are meant",
             "threepid-shim.toml:4: email.host: is not used unless email.transport is \"smtp\"; remove it",
             "threepid-shim.toml:5: store.url: is not used while store.kind is \"memory\"; remove it",
-            "threepid-shim.toml:6: sms.from: is not used while sms.transport is \"none\"; remove it",
+            "threepid-shim.toml:6: sms.from: is not used unless sms.transport is \"twilio\" or \"http\"; remove it",
             "threepid-shim.toml:8: routes.trusted_id_servers: says nothing unless routes.named_id_server is \"forward\"; remove it",
             "threepid-shim.toml:9: shutdown.grace: a /sync waits 30 seconds and would be cut; write \"30s\" or more",
         ]
