@@ -15,7 +15,9 @@ use crate::shim::Wanted;
 pub const USER: &str = "threepid-shim";
 pub const PASSWORD: &str = "p\\a\"s s=w0rd";
 
-/// A running postfix. It is stopped with this process.
+const PART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts/postfix");
+
+/// A running postfix. It is stopped when it is dropped, or else with this process.
 pub struct Postfix {
     folder: TempDir,
     starttls: u16,
@@ -33,7 +35,7 @@ impl Postfix {
         let folder = tempfile::tempdir().unwrap();
         let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [starttls, implicit] = sockets.map(|socket| socket.local_addr().unwrap().port());
-        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts/postfix"))
+        let output = Command::new(PART)
             .arg("up")
             .arg(folder.path())
             .args([&starttls.to_string(), &implicit.to_string(), USER, PASSWORD])
@@ -108,6 +110,13 @@ impl Postfix {
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("maillog")).unwrap()
+    }
+}
+
+impl Drop for Postfix {
+    /// The folder says which it is, and goes with this value: whoever looks for it later finds nothing to stop.
+    fn drop(&mut self) {
+        drop(Command::new(PART).arg("down").arg(self.folder.path()).output());
     }
 }
 
