@@ -121,7 +121,7 @@ impl Front {
         let own = |answer: Response<Bytes>| answer.map(Body::from);
         match ours {
             Ours::RequestToken(purpose, medium) => match self.config.load().routes.request_token(purpose, medium) {
-                RouteMode::Observe => self.request_token.observe(request).await,
+                RouteMode::Observe => self.request_token.observe(request, medium).await,
                 RouteMode::Handle | RouteMode::Refuse | RouteMode::Forward => {
                     self.request_token.handle(request, purpose, medium).await
                 }

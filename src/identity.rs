@@ -1,5 +1,6 @@
 //! Door 2, for the homeserver only: requestToken, getValidated3pid, bind, unbind; everything else is not there.
 
+mod allowance;
 mod asked;
 mod request_token;
 
@@ -12,10 +13,11 @@ use ipnet::IpNet;
 
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
-use crate::matrix::{self, ClientSecret, Errcode, Refusal, Sid};
+use crate::matrix::{self, ClientSecret, Errcode, Medium, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::Store;
+pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
 
@@ -54,8 +56,9 @@ impl Identity {
         }
         let path = request.uri().path().strip_prefix("/_matrix/identity/api/v1/");
         match (request.method(), path) {
-            (&Method::POST, Some("validate/email/requestToken")) => {
-                let asked = Asked::parse(&read(request).await?)?;
+            (&Method::POST, Some(path @ ("validate/email/requestToken" | "validate/msisdn/requestToken"))) => {
+                let medium = if path.contains("email") { Medium::Email } else { Medium::Msisdn };
+                let asked = Asked::parse(&read(request).await?, medium)?;
                 self.request_token.handle(asked).await
             }
             (&Method::GET, Some("3pid/getValidated3pid")) => self.get_validated_3pid(request.uri().query()).await,

@@ -75,7 +75,7 @@ use front::separate_add::SeparateAdd;
 use front::submit_token::SubmitToken;
 use front::threepid_creds::ThreepidCreds;
 use front::versions::Versions;
-use identity::Identity;
+use identity::{Allowance, Identity};
 use limit::Limit;
 use needs_shim::NeedsShim;
 use serve::{Clock, Drain, Listeners, Serving, Tls, TlsError, serve};
@@ -160,7 +160,7 @@ struct State {
     forward: Forward,
     needs_shim: NeedsShim,
     request_token_per_ip: Arc<Limit>,
-    request_token_per_address: Arc<Limit>,
+    allowance: Arc<Allowance>,
     submit_token_per_ip: Arc<Limit>,
 }
 
@@ -178,7 +178,7 @@ impl State {
             metrics,
             config: Arc::new(ArcSwap::from_pointee(config)),
             request_token_per_ip: Arc::default(),
-            request_token_per_address: Arc::default(),
+            allowance: Arc::default(),
             submit_token_per_ip: Arc::default(),
         })
     }
@@ -226,7 +226,7 @@ impl State {
             clock: self.clock.clone(),
             wording: Arc::clone(&self.wording),
             delivery: Delivery::new(&config.email, &config.sms, &config.server_name, self.metrics.clone())?,
-            per_address: Arc::clone(&self.request_token_per_address),
+            allowance: Arc::clone(&self.allowance),
         };
         Ok(Identity::new(Arc::clone(&self.config), Arc::clone(&self.store), self.clock.clone(), request_token))
     }
@@ -246,9 +246,10 @@ async fn chores(state: State) {
             _ = tidy.tick() => {
                 let now = state.clock.now();
                 state.store.expire(now);
-                for limit in [&state.request_token_per_ip, &state.request_token_per_address, &state.submit_token_per_ip] {
+                for limit in [&state.request_token_per_ip, &state.submit_token_per_ip] {
                     limit.expire(now);
                 }
+                state.allowance.expire(now);
             }
         }
     }

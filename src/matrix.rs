@@ -1,6 +1,7 @@
 //! The specification's words as types: what exists is valid.
 
 mod next_link;
+mod phone;
 mod refusal;
 mod secret;
 mod threepid;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use next_link::NextLink;
+pub use phone::{Line, Phone};
 pub use refusal::{Errcode, Refusal, cors, json, retry_after};
 pub use secret::{ClientSecret, Digest, Sid, Token};
 pub use threepid::{Address, AddressError, Medium, Threepid};
@@ -46,6 +48,19 @@ impl Purpose {
             Self::Account3pid => "/_matrix/client/unstable/threepid_shim/account_3pid/email/submit_token",
         }
     }
+}
+
+/// The answer to a requestToken. A phone's has `submit_url`, where its code is submitted, and what Riot prints of the
+/// number ([requestToken](https://spec.matrix.org/v1.1/client-server-api/#post_matrixclientv3registermsisdnrequesttoken)).
+pub fn requested(sid: &Sid, address: &Address, public_base_url: &str) -> serde_json::Value {
+    let mut answer = serde_json::json!({ "sid": sid.as_str() });
+    if let (Some(phone), Some(answer)) = (address.phone(), answer.as_object_mut()) {
+        answer.insert("success".into(), true.into());
+        answer.insert("msisdn".into(), phone.msisdn().into());
+        answer.insert("intl_fmt".into(), phone.intl_fmt().into());
+        answer.insert("submit_url".into(), format!("{public_base_url}{SUBMIT_TOKEN_PATH}").into());
+    }
+    answer
 }
 
 /// Milliseconds since the Unix epoch, the specification's timestamp.

@@ -15,6 +15,8 @@ pub use reservation::{Owner, Reserved, Settled, Told};
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 /// Links of one session that are good at the same time; a further mail makes the oldest unusable.
 const MOST_TOKENS: usize = 10;
+/// How long a code is good.
+pub const CODE_LIFETIME: Duration = Duration::from_secs(600);
 /// Wrong tries that a code of six digits survives: one guess in 200,000 gets in.
 const MOST_WRONG_CODES: u8 = 5;
 

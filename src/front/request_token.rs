@@ -59,11 +59,11 @@ impl RequestToken {
         if let Some(name) = foreign_id_server(&object, &config)? {
             return self.relay_foreign(head, &bytes, object, name).await;
         }
-        if config.routes.request_token(purpose, medium) != RouteMode::Handle || medium != Medium::Email {
+        if config.routes.request_token(purpose, medium) != RouteMode::Handle {
             let error = "This server does not verify addresses of this kind";
             return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
         }
-        let asked = Asked::parse(&object, &config.session.next_link_hosts)?;
+        let asked = Asked::parse(&object, medium, &config.session.next_link_hosts)?;
         let stamp = stamp(&head)?;
         let client_ip = serve::client_ip(&head.headers, stamp.peer, &config.trusted_proxies);
         let rate = config.limits.request_token_per_ip;
@@ -73,7 +73,7 @@ impl RequestToken {
     }
 
     /// `observe`: the request goes on as it came, and what `handle` would have done is counted.
-    pub async fn observe(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    pub async fn observe(&self, request: Request<Incoming>, medium: Medium) -> Result<Response<Body>, Refusal> {
         if !body::is_short(request.headers(), body::REQUEST_TOKEN_LIMIT) {
             return self.forward.handle(request).await;
         }
@@ -85,7 +85,7 @@ impl RequestToken {
             if foreign_id_server(&object, &config)?.is_some() {
                 return Ok(Outcome::WouldForward);
             }
-            Asked::parse(&object, &config.session.next_link_hosts)?;
+            Asked::parse(&object, medium, &config.session.next_link_hosts)?;
             Ok(Outcome::WouldHandle)
         };
         let outcome = would().unwrap_or(Outcome::WouldRefuse);
@@ -162,6 +162,7 @@ impl Exchange {
     /// Runs to its end even when the client goes: the homeserver does, too.
     async fn run_detached(self) -> Result<Response<Body>, Refusal> {
         let subject = Subject::of(&self.head.extensions);
+        let answer_with = self.answer();
         let outcome = tokio::spawn(self.run()).await.map_err(|_panicked| Refusal::internal())??;
         match outcome {
             // What the identity door did counts, whatever the homeserver made of it: Dendrite turns its errors into 500.
@@ -169,7 +170,7 @@ impl Exchange {
                 let sid = verdict?;
                 subject.note_sid(&sid);
                 let ok = answer.filter(|answer| answer.status() == StatusCode::OK);
-                Ok(ok.unwrap_or_else(|| sid_answer(&sid)).map(Body::from))
+                Ok(ok.unwrap_or_else(|| answer_with(&sid)).map(Body::from))
             }
             Came::Homeserver(answer) => answer.map(|answer| answer.map(Body::from)),
         }
@@ -181,15 +182,16 @@ impl Exchange {
         let leave = tokio::time::Instant::now() + HIDDEN_ANSWER_AFTER;
         let sid = self.begin_session().await?;
         Subject::of(&self.head.extensions).note_sid(&sid);
+        let answer_with = self.answer();
         let early = tokio::time::timeout_at(leave, tokio::spawn(self.run())).await;
         tokio::time::sleep_until(leave).await;
         match early {
             Ok(joined) => match joined.map_err(|_panicked| Refusal::internal())?? {
                 Came::Homeserver(Err(refusal)) => Err(refusal),
                 Came::Homeserver(Ok(answer)) if !tells_existence(&answer) => Ok(answer.map(Body::from)),
-                Came::Homeserver(Ok(_)) | Came::Decided(..) => Ok(sid_answer(&sid).map(Body::from)),
+                Came::Homeserver(Ok(_)) | Came::Decided(..) => Ok(answer_with(&sid).map(Body::from)),
             },
-            Err(_still_mailing) => Ok(sid_answer(&sid).map(Body::from)),
+            Err(_still_mailing) => Ok(answer_with(&sid).map(Body::from)),
         }
     }
 
@@ -220,6 +222,12 @@ impl Exchange {
         Ok(self.parts.store.find_or_begin(&client, fresh, now).await?.0)
     }
 
+    /// What a client is answered whose request has a sid.
+    fn answer(&self) -> impl Fn(&Sid) -> Response<Bytes> + Send + use<> {
+        let (config, address) = (Arc::clone(&self.config), self.asked.threepid.address.clone());
+        move |sid| matrix::json(StatusCode::OK, &matrix::requested(sid, &address, config.public_base_url.as_str()))
+    }
+
     fn note(&self) -> Result<Note, Refusal> {
         let language = self.head.headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
         Ok(Note::new(
@@ -235,10 +243,6 @@ impl Exchange {
 
 fn request_id(head: &Parts) -> Result<RequestId, Refusal> {
     head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)
-}
-
-fn sid_answer(sid: &Sid) -> Response<Bytes> {
-    matrix::json(StatusCode::OK, &serde_json::json!({ "sid": sid.as_str() }))
 }
 
 /// Whether an answer of the homeserver's says that an address has an account, or has none.

@@ -12,14 +12,23 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(body: &[u8], medium: Medium) -> Result<Self, Refusal> {
         let invalid = |error: &'static str| Refusal::bad_request(Errcode::MInvalidParam, error);
         let fields = Fields::parse(body).ok_or_else(|| invalid("The body is neither a JSON object nor a form"))?;
         let client_secret = fields.get("client_secret").and_then(|written| ClientSecret::parse(&written));
-        let address = fields.get("email").and_then(|written| Address::email(&written).ok());
+        let address = match medium {
+            Medium::Email => fields.get("email").and_then(|written| Address::email(&written).ok()),
+            Medium::Msisdn => {
+                let number = fields.get("country").zip(fields.get("phone_number"));
+                number.and_then(|(country, number)| Address::msisdn(&country, &number).ok())
+            }
+        };
         let send_attempt = fields.get("send_attempt").and_then(|written| written.parse().ok());
         Ok(Self {
-            threepid: Threepid { medium: Medium::Email, address: address.ok_or_else(|| invalid("email"))? },
+            threepid: Threepid {
+                medium,
+                address: address.ok_or_else(|| invalid("email, or country and phone_number"))?,
+            },
             client_secret: client_secret.ok_or_else(|| invalid("client_secret"))?,
             send_attempt: send_attempt.ok_or_else(|| invalid("send_attempt"))?,
         })
@@ -36,7 +45,7 @@ mod tests {
             r#"{"client_secret":"s3cr3t","email":"a@example.org","next_link":"https://a.b/c","send_attempt":2}"#,
             "client_secret=s3cr3t&email=a%40example.org&send_attempt=2",
         ] {
-            let asked = Asked::parse(body.as_bytes()).unwrap();
+            let asked = Asked::parse(body.as_bytes(), Medium::Email).unwrap();
             assert_eq!(asked.threepid.address.expose(), "a@example.org");
             assert_eq!(asked.client_secret.expose(), "s3cr3t");
             assert_eq!(asked.send_attempt, 2);
@@ -44,7 +53,7 @@ mod tests {
         for body in
             ["", "{", "[]", "email=a%40b.c&email=a%40b.c&client_secret=s&send_attempt=1", r#"{"email":"a@b.c"}"#]
         {
-            assert!(Asked::parse(body.as_bytes()).is_err(), "{body}");
+            assert!(Asked::parse(body.as_bytes(), Medium::Email).is_err(), "{body}");
         }
     }
 }

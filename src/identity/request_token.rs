@@ -1,23 +1,22 @@
-//! The homeserver has said yes: find the note of the request, mail the link, answer with the sid.
+//! The homeserver has said yes: find the note of the request, send the link or the code, answer with the sid.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use super::Asked;
+use super::{Allowance, Asked};
 use crate::config::{Config, Shared};
-use crate::delivery::{Delivery, DeliveryError, Mail};
+use crate::delivery::{Delivery, DeliveryError, Mail, Sms};
 use crate::in_flight::{self, Note, Verdict};
-use crate::limit::Limit;
-use crate::matrix::{self, Digest, Errcode, Refusal, Sid, Timestamp, Token};
+use crate::matrix::{self, Errcode, Medium, Refusal, Sid, Timestamp, Token};
 use crate::random;
 use crate::serve::Clock;
-use crate::session;
+use crate::session::{self, Session};
 use crate::store::{Client, Fresh, Store};
-use crate::wording::{MailFacts, Wording};
+use crate::wording::{MailFacts, SmsFacts, Wording, WordingError};
 
-/// POST `/_matrix/identity/api/v1/validate/email/requestToken`
+/// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`
 /// ([specification](https://matrix.org/docs/spec/identity_service/r0.2.1#deprecated-post-matrix-identity-api-v1-validate-email-requesttoken)).
 #[derive(Debug)]
 pub struct RequestToken {
@@ -26,7 +25,7 @@ pub struct RequestToken {
     pub clock: Clock,
     pub wording: Arc<Wording>,
     pub delivery: Delivery,
-    pub per_address: Arc<Limit>,
+    pub allowance: Arc<Allowance>,
 }
 
 impl RequestToken {
@@ -34,7 +33,7 @@ impl RequestToken {
         let key = in_flight::key(&asked.threepid, &asked.client_secret);
         let note = in_flight::claim(&self.store, &key, self.clock.now()).await?;
         let Some(note) = note.filter(|note| note.send_attempt == asked.send_attempt) else {
-            tracing::warn!("the homeserver asked for a mail that no request in flight asked for");
+            tracing::warn!("the homeserver asked for a message that no request in flight asked for");
             let error = "No request in flight asks for this";
             return Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error));
         };
@@ -47,9 +46,12 @@ impl RequestToken {
         in_flight::decide(&self.store, &key, &verdict, self.clock.now()).await?;
         let errcode = sent.as_ref().err().map(|refusal| refusal.errcode.as_str());
         let sid = sent.as_ref().ok().map(Sid::as_str);
-        tracing::info!(request_id = %note.request_id, sid, errcode, "the homeserver asked for a mail");
+        tracing::info!(request_id = %note.request_id, sid, errcode, "the homeserver asked for a message");
         let sid = sent?;
-        Ok(matrix::json(StatusCode::OK, &serde_json::json!({ "sid": sid.as_str() })))
+        Ok(matrix::json(
+            StatusCode::OK,
+            &matrix::requested(&sid, &asked.threepid.address, config.public_base_url.as_str()),
+        ))
     }
 
     async fn send(&self, config: &Config, asked: &Asked, note: &Note) -> Result<Sid, Refusal> {
@@ -65,63 +67,104 @@ impl RequestToken {
         if session.asked(note.send_attempt) == session::Asked::Same {
             return Ok(sid);
         }
-        let rate = config.limits.request_token_per_address;
-        let mailbox = Digest::of(asked.threepid.address.mailbox().as_bytes());
-        self.per_address.take(mailbox.as_hex(), rate, now).map_err(Refusal::limited)?;
-        let mailed = self.mail(config, asked, note, &sid, expires).await;
-        if mailed.is_err() {
-            self.per_address.give_back(mailbox.as_hex(), rate, self.clock.now());
+        let taken = self.allowance.take(config, &asked.threepid, now)?;
+        let message = Message { config, asked, note, sid: &sid, expires };
+        let sent = match asked.threepid.medium {
+            Medium::Email => self.mail(&message).await,
+            Medium::Msisdn => self.text(&message).await,
+        };
+        if let Err(refusal) = sent {
+            self.allowance.give_back(config, &taken, self.clock.now());
+            return Err(refusal);
         }
-        mailed?;
-        let count = |session: &mut session::Session| session.mailed(note.send_attempt);
+        let count = |session: &mut Session| session.mailed(note.send_attempt);
         self.store.update_session(&sid, self.clock.now(), count).await?;
         Ok(sid)
     }
 
-    /// The token is stored before it is mailed, so that no mail that was taken is unknown here.
-    async fn mail(
-        &self,
-        config: &Config,
-        asked: &Asked,
-        note: &Note,
-        sid: &Sid,
-        expires: Timestamp,
-    ) -> Result<(), Refusal> {
-        let now = self.clock.now();
+    async fn mail(&self, message: &Message<'_>) -> Result<(), Refusal> {
+        let Message { config, asked, note, sid, expires } = *message;
         let token = Token::from_random(random::bytes()?);
-        let add = |session: &mut session::Session| {
-            session.add_token(&token, note.next_link.clone(), note.request_id.clone(), expires);
-        };
-        self.store.update_session(sid, now, add).await?;
+        self.keep(message, &token, expires).await?;
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token.expose())
             .append_pair("client_secret", asked.client_secret.expose())
             .append_pair("sid", sid.as_str())
             .finish();
         let link = format!("{}{}?{query}", config.public_base_url.as_str(), note.purpose.link_path());
-        let language = self.wording.language(note.accept_language.as_deref());
-        let text = self.wording.mail(&MailFacts {
-            language: &language,
+        let wording = &self.wording;
+        let text = wording.mail(&MailFacts {
+            language: &wording.language(note.accept_language.as_deref()),
             purpose: note.purpose,
             server_name: &config.server_name,
             link: &link,
             lifetime: config.session.unvalidated_lifetime,
         });
-        let text = text.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, request_id = %note.request_id, "a mail cannot be written");
-            Refusal::internal()
-        })?;
+        let text = text.map_err(|error| unwritten(&error, note))?;
         let to = asked.threepid.address.clone();
-        let mail = Mail { to, text, sid: sid.clone(), request_id: note.request_id.clone(), now };
-        self.delivery.mail(&mail).await.map_err(|error| undelivered(&error))
+        let (sid, request_id, now) = (sid.clone(), note.request_id.clone(), self.clock.now());
+        self.delivery
+            .mail(&Mail { to, text, sid, request_id, now })
+            .await
+            .map_err(|error| undelivered(&error, Medium::Email))
+    }
+
+    async fn text(&self, message: &Message<'_>) -> Result<(), Refusal> {
+        let Message { config, asked, note, sid, .. } = *message;
+        let code = Token::code_from_random(random::bytes()?);
+        self.keep(message, &code, self.clock.now().after(session::CODE_LIFETIME)).await?;
+        let wording = &self.wording;
+        let text = wording.sms(&SmsFacts {
+            language: &wording.language(note.accept_language.as_deref()),
+            purpose: note.purpose,
+            server_name: &config.server_name,
+            code: code.expose(),
+            lifetime: session::CODE_LIFETIME,
+        });
+        let sms = Sms {
+            to: asked.threepid.address.clone(),
+            text: text.map_err(|error| unwritten(&error, note))?,
+            code: code.expose().to_owned(),
+            sid: sid.clone(),
+            request_id: note.request_id.clone(),
+            attempt: note.send_attempt,
+        };
+        self.delivery.sms(&sms).await.map_err(|error| undelivered(&error, Medium::Msisdn))
+    }
+
+    /// The token is stored before it is sent, so that nothing that was taken is unknown here.
+    async fn keep(&self, message: &Message<'_>, token: &Token, expires: Timestamp) -> Result<(), Refusal> {
+        let note = message.note;
+        let add = |session: &mut Session| {
+            session.add_token(token, note.next_link.clone(), note.request_id.clone(), expires);
+        };
+        self.store.update_session(message.sid, self.clock.now(), add).await?;
+        Ok(())
     }
 }
 
+/// What is to be sent, and for whom.
+struct Message<'a> {
+    config: &'a Config,
+    asked: &'a Asked,
+    note: &'a Note,
+    sid: &'a Sid,
+    expires: Timestamp,
+}
+
+fn unwritten(error: &WordingError, note: &Note) -> Refusal {
+    tracing::error!(error = error as &dyn std::error::Error, request_id = %note.request_id, "a message cannot be written");
+    Refusal::internal()
+}
+
 /// What the client is told; which stage failed, and why, is in the log.
-fn undelivered(error: &DeliveryError) -> Refusal {
+fn undelivered(error: &DeliveryError, medium: Medium) -> Refusal {
+    let (errcode, refused) = match medium {
+        Medium::Email => (Errcode::MEmailSendError, "The mail server does not take mail for this address"),
+        Medium::Msisdn => (Errcode::MSendError, "Messages cannot be sent to this number"),
+    };
     if error.refused_recipient() {
-        return Refusal::bad_request(Errcode::MEmailSendError, "The mail server does not take mail for this address");
+        return Refusal::bad_request(errcode, refused);
     }
-    let error = "The mail could not be sent; try again later";
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, Errcode::MEmailSendError, error)
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, errcode, "The message could not be sent; try again later")
 }

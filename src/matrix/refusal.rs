@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Errcode {
     MBadJson,
+    MDestinationRejected,
     MEmailSendError,
     MForbidden,
     MInvalidParam,
@@ -20,6 +21,7 @@ pub enum Errcode {
     MMissingParam,
     MNoValidSession,
     MNotJson,
+    MSendError,
     MServerNotTrusted,
     MSessionExpired,
     MSessionNotValidated,
@@ -35,6 +37,7 @@ impl Errcode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MBadJson => "M_BAD_JSON",
+            Self::MDestinationRejected => "M_DESTINATION_REJECTED",
             Self::MEmailSendError => "M_EMAIL_SEND_ERROR",
             Self::MForbidden => "M_FORBIDDEN",
             Self::MInvalidParam => "M_INVALID_PARAM",
@@ -42,6 +45,7 @@ impl Errcode {
             Self::MMissingParam => "M_MISSING_PARAM",
             Self::MNoValidSession => "M_NO_VALID_SESSION",
             Self::MNotJson => "M_NOT_JSON",
+            Self::MSendError => "M_SEND_ERROR",
             Self::MServerNotTrusted => "M_SERVER_NOT_TRUSTED",
             Self::MSessionExpired => "M_SESSION_EXPIRED",
             Self::MSessionNotValidated => "M_SESSION_NOT_VALIDATED",

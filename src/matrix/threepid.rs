@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::phone::Phone;
+
 /// What kind of address a threepid is ([3PID types](https://spec.matrix.org/v1.1/appendices/#3pid-types)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,8 +23,8 @@ impl Medium {
     }
 }
 
-/// A canonical address: for e-mail an ASCII local part and an A-label domain, lower case, one `@`.
-/// The same string is mailed, stored, sent to the homeserver and returned by it.
+/// A canonical address: for e-mail an ASCII local part and an A-label domain, lower case, one `@`; for a phone number the 5 to
+/// 15 digits of E.164 without its plus sign. The same string is mailed, stored, sent to the homeserver and returned by it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address(String);
 
@@ -54,19 +56,31 @@ impl Address {
         Ok(Self(format!("{}@{domain}", local.to_ascii_lowercase())))
     }
 
+    /// The canonical form of a phone number as a client wrote it, or why there is none: see [`Phone`].
+    pub fn msisdn(country: &str, number: &str) -> Result<Self, AddressError> {
+        Phone::read(country, number).map(|phone| Self(phone.msisdn()))
+    }
+
+    /// The phone number that this is, unless it is an e-mail address.
+    pub fn phone(&self) -> Option<Phone> {
+        Phone::of_msisdn(&self.0)
+    }
+
     /// The canonical string itself, for the homeserver, the mail server and the store; never for a log.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Enough to recognise one's own address, not enough to learn another's: `a•••@example.org`.
+    /// Enough to recognise one's own address, not enough to learn another's: `a•••@example.org`, `+44 ••• ••56`.
     pub fn masked(&self) -> String {
-        let (local, domain) = self.0.split_once('@').unwrap_or((&self.0, ""));
+        let Some((local, domain)) = self.0.split_once('@') else {
+            return self.phone().map_or_else(|| "•••".to_owned(), |phone| phone.masked());
+        };
         let first: String = local.chars().take(1).collect();
         format!("{first}•••@{domain}")
     }
 
-    /// The mailbox that limits count: `a+x@d` fills the same inbox as `a@d`.
+    /// The mailbox that limits count: `a+x@d` fills the same inbox as `a@d`. A phone has one number.
     pub fn mailbox(&self) -> String {
         match self.0.split_once('@') {
             Some((local, domain)) => {
@@ -84,7 +98,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Why a string is not an e-mail address here.
+/// Why a string is not an address here.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
     #[error("the address is longer than 500 bytes")]
@@ -95,6 +109,16 @@ pub enum AddressError {
     LocalPart,
     #[error("the part after the '@' is not a domain name")]
     Domain,
+    #[error("the country must be two capital letters (ISO 3166-1)")]
+    Country,
+    #[error("the phone number is longer than 32 bytes")]
+    PhoneTooLong,
+    #[error("a phone number may hold digits, spaces and +-()./, and no extension")]
+    PhoneSigns,
+    #[error("this is not a phone number, or not in that country")]
+    Phone,
+    #[error("the phone number has more or fewer digits than its country gives out")]
+    PhoneLength,
 }
 
 /// UTS 46, strict: lower-cased A-labels of letters, digits and inner hyphens, at least two of them.
@@ -225,6 +249,17 @@ mod tests {
         assert_eq!(mailbox("a+1@x.org"), mailbox("a+2@x.org"));
         assert_eq!(mailbox("a+1@x.org"), mailbox("A@x.org"));
         assert_ne!(mailbox("+1@x.org"), mailbox("+2@x.org"));
+    }
+
+    #[test]
+    fn a_phone_number_is_masked_and_counted_by_its_digits() {
+        let address = Address::msisdn("GB", "07400 123456").unwrap();
+        assert_eq!((address.expose(), address.mailbox().as_str()), ("447400123456", "447400123456"));
+        assert_eq!(address.masked(), "+44 ••• ••56");
+        assert_eq!(address.phone().unwrap().intl_fmt(), "+44 7400 123456");
+        assert!(Address::email("447400123456@example.org").unwrap().phone().is_none());
+        // A store may hold what another version wrote.
+        assert_eq!(serde_json::from_str::<Address>("\"0123\"").unwrap().masked(), "•••");
     }
 
     #[test]
