@@ -16,10 +16,10 @@ async fn s4_32_a_spelling_that_the_shim_does_not_know_is_none_that_the_homeserve
         let synapse = legacy(version);
         let naive = Naive::of(synapse, "x@example.org");
         let shim = roomy(synapse).await;
-        let body =
-            json!({ "email": "x@example.org", "client_secret": "s", "send_attempt": 1, "id_server": naive.name });
+        let email = format!("{}@example.org", unique("spelling"));
+        let body = json!({ "email": email, "client_secret": "s", "send_attempt": 1, "id_server": naive.name });
         let known = synapse.bare().post(&request_token_path("register"), body.clone()).await;
-        assert_eq!(known.status, 200, "the spelling that it takes");
+        assert_eq!(known.status, 200, "{version}, the spelling that it takes: {}", known.text());
         let taken = naive.heard().len();
         let mut ran = 0;
         for path in [
