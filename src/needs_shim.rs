@@ -1,7 +1,7 @@
 //! Whether the homeserver still demands `id_server`: asked at the start and every minute, unless the operator says it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,9 @@ const ANSWER_LIMIT: usize = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct NeedsShim {
     known: Arc<AtomicBool>,
+    looks: Arc<AtomicU64>,
+    /// The number of the look that `known` comes from.
+    known_from: Arc<Mutex<u64>>,
     said: config::NeedsShim,
     forward: Forward,
     metrics: Metrics,
@@ -37,7 +40,14 @@ impl NeedsShim {
     pub fn new(said: config::NeedsShim, forward: Forward, metrics: Metrics) -> Self {
         let needs = said != config::NeedsShim::No;
         metrics.homeserver_needs_shim.set(needs.into());
-        Self { known: Arc::new(AtomicBool::new(needs)), said, forward, metrics }
+        Self {
+            known: Arc::new(AtomicBool::new(needs)),
+            looks: Arc::default(),
+            known_from: Arc::default(),
+            said,
+            forward,
+            metrics,
+        }
     }
 
     pub fn get(&self) -> bool {
@@ -46,6 +56,7 @@ impl NeedsShim {
 
     /// Asks the homeserver, and remembers what its answer shows.
     pub async fn look(&self) -> Result<(), Unreachable> {
+        let look = self.looks.fetch_add(1, Ordering::Relaxed);
         let mut request = Request::new(());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = http::Uri::from_static("/_matrix/client/versions");
@@ -57,12 +68,18 @@ impl NeedsShim {
             return Err(Unreachable);
         }
         if let (Some(learnt), config::NeedsShim::Auto) = (versions::learnt_msc2263(answer.body()), self.said) {
-            self.remember(!learnt);
+            self.remember(!learnt, look);
         }
         Ok(())
     }
 
-    fn remember(&self, needs: bool) {
+    /// Looks may overtake each other: the one that began last is believed.
+    fn remember(&self, needs: bool, look: u64) {
+        let mut known_from = self.known_from.lock().unwrap_or_else(PoisonError::into_inner);
+        if look < *known_from {
+            return;
+        }
+        *known_from = look;
         let before = self.known.swap(needs, Ordering::Relaxed);
         self.metrics.homeserver_needs_shim.set(needs.into());
         if before && !needs {

@@ -31,8 +31,8 @@ impl Fresh {
 }
 
 impl Store {
-    /// The client's session that still takes requests, or a fresh one. The note in flight sees to it that no two do
-    /// this at once for one client.
+    /// The client's session that still takes requests, or a fresh one. Of two requests of one client that do this at
+    /// once, one begins it and both get it.
     pub async fn find_or_begin(
         &self,
         client: &Client<'_>,
@@ -40,12 +40,6 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Sid, Session), StoreError> {
         let current = Key::current(client.threepid, client.client_secret, client.purpose);
-        if let Some(Current { sid }) = self.get(&current, now).await?
-            && let Some(session) = self.get(&Key::session(&sid), now).await?
-            && session.takes_requests(now)
-        {
-            return Ok((sid, session));
-        }
         let Fresh { sid, nonce, expires } = fresh;
         let session = Session::begin(
             client.threepid.clone(),
@@ -56,11 +50,26 @@ impl Store {
             expires,
         );
         let until = session.kept_until();
-        let put = |_| (Change::Put { record: session.clone(), until }, ());
-        self.update(&Key::session(&sid), now, put).await?;
-        let record = Current { sid: sid.clone() };
-        self.update(&current, now, |_| (Change::Put { record: record.clone(), until }, ())).await?;
-        Ok((sid, session))
+        loop {
+            let seen = self.get(&current, now).await?;
+            if let Some(Current { sid }) = &seen
+                && let Some(session) = self.get(&Key::session(sid), now).await?
+                && session.takes_requests(now)
+            {
+                return Ok((sid.clone(), session));
+            }
+            let put = |_| (Change::Put { record: session.clone(), until }, ());
+            self.update(&Key::session(&sid), now, put).await?;
+            let record = Current { sid: sid.clone() };
+            let claim = |present: Option<Current>| {
+                let unchanged = present == seen;
+                (if unchanged { Change::Put { record: record.clone(), until } } else { Change::Keep }, unchanged)
+            };
+            if self.update(&current, now, claim).await? {
+                return Ok((sid, session));
+            }
+            self.update(&Key::session(&sid), now, |_| (Change::Remove, ())).await?;
+        }
     }
 
     /// Changes a session that is there; `None` when there is none.
@@ -81,5 +90,44 @@ impl Store {
             None => (Change::Keep, None),
         };
         self.update(&Key::session(sid), now, decide).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config;
+    use crate::matrix::{Address, Medium};
+
+    /// With `hide_existence` two identical requests get their sids before either has its note: one of them would wait
+    /// for a session that no mail ever validates.
+    #[test]
+    fn two_requests_of_one_client_at_once_get_one_session() {
+        const AT_ONCE: u8 = 4;
+        let now = Timestamp::from_millis(1_000_000);
+        let store = Store::open(&config::Store::Memory);
+        let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
+        for round in 0..500 {
+            let client_secret = ClientSecret::parse(&format!("secret{round}")).unwrap();
+            let start = Barrier::new(AT_ONCE.into());
+            let ask = |n: u8| {
+                let request_id = RequestId::from_random([n; 8]);
+                let (purpose, secret) = (Purpose::Register, &client_secret);
+                let client = Client { threepid: &threepid, purpose, client_secret: secret, request_id: &request_id };
+                let fresh = Fresh::draw(now.after(Duration::from_secs(60))).unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                start.wait();
+                runtime.block_on(store.find_or_begin(&client, fresh, now)).unwrap().0
+            };
+            let ask = &ask;
+            let sids: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..AT_ONCE).map(|n| scope.spawn(move || ask(n))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(sids.iter().all(|sid| *sid == sids[0]), "round {round}");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! What the operator may decide: requests that name an identity server, routes, and when nothing is done at all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::client::{Answer, Client, creds, request_token_path};
 use crate::homeserver::{self, Homeserver};
@@ -207,11 +208,41 @@ async fn the_operator_may_say_whether_the_homeserver_needs_the_shim() {
 }
 
 #[tokio::test]
+async fn a_look_at_the_homeserver_that_was_overtaken_by_a_later_one_is_not_believed() {
+    let (number, late) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let held = Arc::clone(&late);
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let (number, held) = (Arc::clone(&number), Arc::clone(&held));
+        async move {
+            while conversation.request().await.is_some() {
+                // The first look is the shim's own at its start; the second is slow, and the only one to see r0.6.0.
+                let second = number.fetch_add(1, Ordering::SeqCst) == 1;
+                if second {
+                    held.acquire().await.unwrap().forget();
+                }
+                let version = if second { "r0.6.0" } else { "r0.5.0" };
+                conversation.write(homeserver::json("200 OK", &format!(r#"{{"versions":["{version}"]}}"#))).await;
+            }
+        }
+    })
+    .await;
+    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), Wanted::default()).await;
+    homeserver.received(1).await;
+    let admin = Client::of(&shim.admin);
+    let slow = tokio::spawn(async move { admin.get("/readyz").await });
+    homeserver.received(2).await;
+    assert_eq!(looked(&shim).await.status, 200);
+    late.add_permits(1);
+    assert_eq!(slow.await.unwrap().text(), "ready\n");
+    assert_eq!(flag(&shim).await, Some(false));
+}
+
+#[tokio::test]
 async fn what_the_homeserver_learns_or_forgets_is_noticed() {
     let learnt = Arc::new(AtomicBool::new(false));
     let now = Arc::clone(&learnt);
     let homeserver = Homeserver::with(move |_| {
-        let versions = if now.load(Ordering::SeqCst) { r#"["r0.6.0"]"# } else { r#"["r0.6.0","v1.11"]"# };
+        let versions = if now.load(Ordering::SeqCst) { r#"["r0.6.0"]"# } else { r#"["r0.6.1","v1.11"]"# };
         homeserver::json("200 OK", &format!(r#"{{"versions":{versions}}}"#))
     })
     .await;
