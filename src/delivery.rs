@@ -1,6 +1,9 @@
-//! A message to a threepid: delivered, or why not. Says who failed and where, never to whom or with which link.
+//! A mail or message to a threepid: delivered, or why not. Says who failed and where, never to whom or with which link
+//! or code.
 
+mod dial;
 mod email;
+mod sms;
 mod smtp;
 
 use std::fmt;
@@ -9,16 +12,18 @@ use std::io;
 use tokio::time::Instant;
 
 use crate::config;
-use crate::matrix::{Address, Sid, Timestamp};
-use crate::telemetry::{Delivered, Metrics, RequestId};
+use crate::matrix::{Address, Medium, Sid, Timestamp};
+use crate::telemetry::{Delivered, DeliveredBy, Metrics, RequestId};
 use crate::wording::MailText;
 
 use email::Mailer;
+use sms::Messenger;
 
-/// The way out for mails.
+/// The way out for mails and messages.
 #[derive(Debug)]
 pub struct Delivery {
     mailer: Mailer,
+    messenger: Messenger,
     metrics: Metrics,
 }
 
@@ -33,7 +38,29 @@ pub struct Mail {
     pub now: Timestamp,
 }
 
-/// Where on its way a mail was.
+/// One message to one phone number. The same `sid` and `attempt` mean the same message: a gateway that knows
+/// `Idempotency-Key` sends it once, with the code it had the first time.
+#[derive(Clone)]
+pub struct Sms {
+    /// The digits of E.164, without `+`.
+    pub to: Address,
+    /// One line, the code in it.
+    pub text: String,
+    pub code: String,
+    pub sid: Sid,
+    /// Of the client's call that asked for it.
+    pub request_id: RequestId,
+    /// The client's `send_attempt`.
+    pub attempt: i64,
+}
+
+impl fmt::Debug for Sms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sms({}, ..)", self.sid.as_str())
+    }
+}
+
+/// Where on its way a mail or a message was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Reading certificates and the sender at the start.
@@ -47,8 +74,11 @@ pub enum Stage {
     Ehlo,
     Auth,
     MailFrom,
+    /// The recipient was refused, by a mail server or by a gateway.
     Rcpt,
     Data,
+    /// A gateway has the request, or a part of it.
+    Gateway,
     Deadline,
     Outbox,
 }
@@ -68,6 +98,7 @@ impl Stage {
             Self::MailFrom => "mail_from",
             Self::Rcpt => "rcpt",
             Self::Data => "data",
+            Self::Gateway => "gateway",
             Self::Deadline => "deadline",
             Self::Outbox => "outbox",
         }
@@ -80,23 +111,26 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a mail was not handed over. No variant holds the address or the link: `text` has been scrubbed of both.
+/// Why a mail or message was not handed over. No variant holds the address, the link or the code: `text` and the
+/// gateway's `code` have been scrubbed of them.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
     #[error("the mail server refused at stage {stage}: {code} {text}")]
     Refused { stage: Stage, code: u16, text: String },
-    #[error("the mail server could not be reached at stage {stage}")]
+    #[error("the gateway did not take the message: status {status}, code {}", code.as_deref().unwrap_or("none"))]
+    NotTaken { status: u16, code: Option<String>, recipient: bool },
+    #[error("the server could not be reached at stage {stage}")]
     Unreachable { stage: Stage, source: io::Error },
-    #[error("the mail server could not prove to be the one that is configured")]
+    #[error("the server could not prove to be the one that is configured")]
     Untrusted { source: io::Error },
-    #[error("the mail server cannot be used at stage {stage}: {why}")]
+    #[error("the server cannot be used at stage {stage}: {why}")]
     Unfit { stage: Stage, why: &'static str },
-    #[error("the mail server took longer than the deadline, at stage {during}")]
+    #[error("the server took longer than the deadline, at stage {during}")]
     Deadline { during: Stage },
     /// Not tried again, since that could deliver it twice.
-    #[error("the mail server took the whole mail and hung up without a word")]
-    Unanswered { source: io::Error },
-    #[error("the mail could not be written as RFC 5322 has it: {why}")]
+    #[error("the server had everything and hung up without a word")]
+    Unanswered { during: Stage, source: io::Error },
+    #[error("the mail or message could not be written: {why}")]
     Compose { why: String },
     #[error("the outbox could not be written")]
     Outbox { source: io::Error },
@@ -109,18 +143,23 @@ impl DeliveryError {
     pub fn stage(&self) -> Stage {
         match self {
             Self::Refused { stage, .. } | Self::Unreachable { stage, .. } | Self::Unfit { stage, .. } => *stage,
+            Self::NotTaken { recipient: true, .. } => Stage::Rcpt,
+            Self::NotTaken { .. } => Stage::Gateway,
             Self::Untrusted { .. } => Stage::Tls,
             Self::Deadline { .. } => Stage::Deadline,
-            Self::Unanswered { .. } => Stage::Data,
+            Self::Unanswered { during, .. } => *during,
             Self::Compose { .. } => Stage::Compose,
             Self::Outbox { .. } => Stage::Outbox,
             Self::Setup { .. } => Stage::Setup,
         }
     }
 
-    /// Whether the mail server will never take mail for this address: the client's fault, not ours or the server's.
+    /// Whether nothing will ever be delivered to this address: the client's fault, not ours or the server's.
     pub fn refused_recipient(&self) -> bool {
-        matches!(self, Self::Refused { stage: Stage::Rcpt, code: 500..=599, .. })
+        matches!(
+            self,
+            Self::Refused { stage: Stage::Rcpt, code: 500..=599, .. } | Self::NotTaken { recipient: true, .. }
+        )
     }
 
     /// Whether another try may fare better and cannot deliver the mail twice.
@@ -142,23 +181,46 @@ impl DeliveryError {
 }
 
 impl Delivery {
-    /// Reads the certificates to trust; opens no connection. `server_name` names us to the mail server.
-    pub fn new(email: &config::Email, server_name: &str, metrics: Metrics) -> Result<Self, DeliveryError> {
-        Ok(Self { mailer: Mailer::new(email, server_name)?, metrics })
+    /// Reads the certificates to trust and tries the templates; opens no connection. `server_name` names us to the mail server.
+    pub fn new(
+        email: &config::Email,
+        sms: &config::Sms,
+        server_name: &str,
+        metrics: Metrics,
+    ) -> Result<Self, DeliveryError> {
+        Ok(Self { mailer: Mailer::new(email, server_name)?, messenger: Messenger::new(sms, server_name)?, metrics })
     }
 
     /// Hands a mail to the mail server. `Ok` means that the server has taken it.
     pub async fn mail(&self, mail: &Mail) -> Result<(), DeliveryError> {
         let began = Instant::now();
         let result = self.mailer.send(mail).await;
-        self.metrics.delivery_seconds.observe(began.elapsed().as_secs_f64());
-        let outcome = result.as_ref().map_or_else(|error| error.stage().as_str(), |()| "delivered");
-        self.metrics.delivered.get_or_create(&Delivered { medium: "email", outcome }).inc();
+        self.count(Medium::Email, began, result.as_ref().err());
         if let Err(error) = &result {
             let (request_id, sid, stage) = (&mail.request_id, mail.sid.as_str(), error.stage());
             tracing::warn!(%request_id, sid, %stage, error = error.chain(), "mail not handed over");
         }
         result
+    }
+
+    /// Hands a message to the gateway. `Ok` means that the gateway has taken it.
+    pub async fn sms(&self, sms: &Sms) -> Result<(), DeliveryError> {
+        let began = Instant::now();
+        let result = self.messenger.send(sms).await;
+        self.count(Medium::Msisdn, began, result.as_ref().err());
+        if let Err(error) = &result {
+            let (request_id, sid, stage) = (&sms.request_id, sms.sid.as_str(), error.stage());
+            tracing::warn!(%request_id, sid, %stage, error = error.chain(), "message not handed over");
+        }
+        result
+    }
+
+    fn count(&self, medium: Medium, began: Instant, error: Option<&DeliveryError>) {
+        let medium = medium.as_str();
+        let seconds = began.elapsed().as_secs_f64();
+        self.metrics.delivery_seconds.get_or_create(&DeliveredBy { medium }).observe(seconds);
+        let outcome = error.map_or("delivered", |error| error.stage().as_str());
+        self.metrics.delivered.get_or_create(&Delivered { medium, outcome }).inc();
     }
 }
 
@@ -213,10 +275,17 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_a_gateway_refuses_is_the_clients_fault_and_a_refused_message_is_not() {
+        let refused = |recipient| DeliveryError::NotTaken { status: 400, code: Some("21614".to_owned()), recipient };
+        assert!(refused(true).refused_recipient() && refused(true).stage() == Stage::Rcpt);
+        assert!(!refused(false).refused_recipient() && refused(false).stage() == Stage::Gateway);
+    }
+
+    #[test]
     fn nothing_whose_fate_is_unknown_is_tried_again() {
         let lost = || io::Error::from(io::ErrorKind::ConnectionReset);
         assert!(DeliveryError::Unreachable { stage: Stage::Data, source: lost() }.is_passing());
-        assert!(!DeliveryError::Unanswered { source: lost() }.is_passing());
+        assert!(!DeliveryError::Unanswered { during: Stage::Data, source: lost() }.is_passing());
         assert!(!DeliveryError::Deadline { during: Stage::Data }.is_passing());
         assert!(!DeliveryError::Untrusted { source: lost() }.is_passing());
     }

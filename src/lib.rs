@@ -102,7 +102,7 @@ pub enum RunError {
     Tls(#[from] TlsError),
     #[error("wording.directory")]
     Wording(#[from] WordingError),
-    #[error("email")]
+    #[error("delivery")]
     Delivery(#[from] DeliveryError),
 }
 
@@ -225,7 +225,7 @@ impl State {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
             wording: Arc::clone(&self.wording),
-            delivery: Delivery::new(&config.email, &config.server_name, self.metrics.clone())?,
+            delivery: Delivery::new(&config.email, &config.sms, &config.server_name, self.metrics.clone())?,
             per_address: Arc::clone(&self.request_token_per_address),
         };
         Ok(Identity::new(Arc::clone(&self.config), Arc::clone(&self.store), self.clock.clone(), request_token))

@@ -187,8 +187,14 @@ pub struct Intercepted {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Delivered {
     pub medium: &'static str,
-    /// `delivered`, or the stage that failed: `connect`, `tls`, `auth`, `mail_from`, `rcpt`, `data`, ...
+    /// `delivered`, or the stage that failed: `connect`, `tls`, `auth`, `mail_from`, `rcpt`, `data`, `gateway`, ...
     pub outcome: &'static str,
+}
+
+/// Label of the time that handing over took.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeliveredBy {
+    pub medium: &'static str,
 }
 
 /// Every number the shim keeps. Cheap to clone; the ordinary request touches plain atomics only.
@@ -204,7 +210,7 @@ pub struct Metrics {
     pub intercepted: Family<Intercepted, Counter>,
     pub intercepted_seconds: Family<Intercepted, Histogram, fn() -> Histogram>,
     pub delivered: Family<Delivered, Counter>,
-    pub delivery_seconds: Histogram,
+    pub delivery_seconds: Family<DeliveredBy, Histogram, fn() -> Histogram>,
     /// 1 while the homeserver behind the shim still demands `id_server`.
     pub homeserver_needs_shim: Gauge<i64, AtomicI64>,
 }
@@ -232,7 +238,7 @@ impl Metrics {
             intercepted: Family::default(),
             intercepted_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             delivered: Family::default(),
-            delivery_seconds: seconds(),
+            delivery_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             homeserver_needs_shim: Gauge::default(),
             registry: Arc::default(),
         };
@@ -253,7 +259,7 @@ impl Metrics {
         registry.register("deliveries", "Messages handed over, or the stage that failed", metrics.delivered.clone());
         registry.register_with_unit(
             "delivery_duration",
-            "Time of a whole dialogue with the mail server",
+            "Time of a whole dialogue with the mail server or gateway",
             Unit::Seconds,
             metrics.delivery_seconds.clone(),
         );

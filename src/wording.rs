@@ -1,6 +1,7 @@
-//! What people read: mails and pages, from templates and words that an operator can replace.
+//! What people read: mails, messages and pages, from templates and words that an operator can replace.
 
 mod language;
+mod sms;
 mod template;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::matrix::Purpose;
 
 pub use language::Language;
 use language::Languages;
+pub use sms::SmsFacts;
 use template::{Templates, wrapped};
 
 const CONFIRM: &str = "confirm.html";
@@ -178,7 +180,7 @@ impl Wording {
         ]))
     }
 
-    /// Renders every mail and page in every language with sample values, and gives back the hash of the style.
+    /// Renders every mail, message and page in every language with sample values, and gives back the hash of the style.
     fn try_everything(&self) -> Result<String, WordingError> {
         let mut styles = Vec::new();
         for language in self.languages.all() {
@@ -187,6 +189,7 @@ impl Wording {
                     let lifetime = Duration::from_secs(60 * minutes);
                     let link = "https://matrix.example.org/";
                     self.mail(&MailFacts { language, purpose, server_name: "example.org", link, lifetime })?;
+                    self.sms(&SmsFacts { language, purpose, server_name: "example.org", code: "000000", lifetime })?;
                 }
             }
             for kind in samples() {

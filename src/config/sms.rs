@@ -7,16 +7,17 @@ use http::HeaderName;
 
 use crate::config::Secret;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Sms {
     pub transport: SmsTransport,
     /// ISO 3166-1 alpha-2, upper case: whose numbers get messages; empty: every country's.
     pub countries: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub enum SmsTransport {
     /// No messages: no route handles phone numbers then.
+    #[default]
     None,
     /// A log line that a message would have been sent; the message itself goes nowhere.
     Log,

@@ -3,27 +3,21 @@
 
 mod talk;
 
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lettre::address::Address as LettreAddress;
 use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::commands::{Auth, Data, Ehlo, Mail as MailFrom, Quit, Rcpt, Starttls};
 use lettre::transport::smtp::extension::ClientId;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
 
+use super::dial::{Tls, connected};
 use super::{DeliveryError, Mail, Stage, scrubbed};
 use crate::config::{Smtp, SmtpTls};
 
-use talk::{Reply, Talk, by};
+use talk::{Reply, Talk};
 
 /// The mail has been taken by then; a server that dawdles over its goodbye delays nobody longer than this.
 const GOODBYE: Duration = Duration::from_millis(250);
@@ -31,7 +25,7 @@ const GOODBYE: Duration = Duration::from_millis(250);
 /// One mail server, as configured.
 pub(super) struct Server {
     smtp: Smtp,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
     hello: ClientId,
     permits: Semaphore,
 }
@@ -48,7 +42,7 @@ impl Server {
     pub(super) fn new(smtp: &Smtp, hello: &str) -> Result<Self, DeliveryError> {
         let tls = match smtp.tls {
             SmtpTls::None => None,
-            SmtpTls::Required | SmtpTls::Implicit => Some(connector(smtp)?),
+            SmtpTls::Required | SmtpTls::Implicit => Some(Tls::new(&smtp.host, smtp.ca_file.as_deref(), "email", &[])?),
         };
         let permits = Semaphore::new(smtp.max_connections);
         Ok(Self { smtp: smtp.clone(), tls, hello: ClientId::Domain(hello.to_owned()), permits })
@@ -75,11 +69,11 @@ impl Server {
     }
 
     async fn hand_over(&self, letter: &Letter<'_>, until: Instant) -> Result<String, DeliveryError> {
-        let tcp = self.connected(until).await?;
+        let tcp = connected(&self.smtp.host, self.smtp.port, until).await?;
         let address = letter.mail.to.expose();
         match (&self.tls, self.smtp.tls) {
             (Some(tls), SmtpTls::Implicit) => {
-                let mut talk = Talk::new(secured(tls, tcp, until).await?, until, address);
+                let mut talk = Talk::new(tls.secured(tcp, until).await?, until, address);
                 talk.reply(Stage::Connect, 2).await?;
                 self.converse(talk, letter).await
             }
@@ -91,7 +85,7 @@ impl Server {
                     return Err(DeliveryError::Unfit { stage: Stage::Tls, why: "it offers no STARTTLS" });
                 }
                 talk.command(Stage::Tls, Starttls, 2).await?;
-                let tls = secured(tls, talk.into_silent()?, until).await?;
+                let tls = tls.secured(talk.into_silent()?, until).await?;
                 self.converse(Talk::new(tls, until, address), letter).await
             }
             (None, _) | (_, SmtpTls::None) => {
@@ -129,26 +123,6 @@ impl Server {
         talk.command(Stage::Data, Data, 3).await?;
         talk.message(letter.bytes).await
     }
-
-    /// The first of the server's addresses that answers; one that is silent leaves time for the others.
-    async fn connected(&self, until: Instant) -> Result<TcpStream, DeliveryError> {
-        let host = (self.smtp.host.as_str(), self.smtp.port);
-        let addresses: Vec<_> = by(until, Stage::Dns, lookup_host(host)).await?.collect();
-        let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-        for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
-            let patience = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
-            last = match timeout(patience, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => stream.set_nodelay(true).map(|()| stream),
-                Ok(Err(error)) => Err(error),
-                Err(_) if left == 1 => return Err(DeliveryError::Deadline { during: Stage::Connect }),
-                Err(elapsed) => Err(elapsed.into()),
-            };
-            if last.is_ok() {
-                break;
-            }
-        }
-        last.map_err(|source| DeliveryError::Unreachable { stage: Stage::Connect, source })
-    }
 }
 
 impl std::fmt::Debug for Server {
@@ -178,54 +152,4 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         return Err(unfit("it offers neither AUTH PLAIN nor AUTH LOGIN"));
     }
     Ok(())
-}
-
-type Secured = tokio_rustls::client::TlsStream<TcpStream>;
-
-async fn secured(
-    (connector, name): &(TlsConnector, ServerName<'static>),
-    tcp: TcpStream,
-    until: Instant,
-) -> Result<Secured, DeliveryError> {
-    let secured = by(until, Stage::Tls, connector.connect(name.clone(), tcp)).await;
-    match secured {
-        Err(DeliveryError::Unreachable { source, .. }) if is_broken_promise(&source) => {
-            Err(DeliveryError::Untrusted { source })
-        }
-        settled => settled,
-    }
-}
-
-/// Whether TLS itself failed, a certificate say, and not the connection below it.
-fn is_broken_promise(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-}
-
-/// TLS 1.2 or 1.3, the server's name and chain verified against the system's roots and `ca_file` (CVE-2023-38686).
-fn connector(smtp: &Smtp) -> Result<(TlsConnector, ServerName<'static>), DeliveryError> {
-    let fault = |what: &str, why: String| DeliveryError::Setup { what: what.to_owned(), why };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(file) = &smtp.ca_file {
-        let why = |error: &dyn std::error::Error| fault("email.ca_file", format!("{}: {error}", file.display()));
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| why(&error))? {
-            let certificate = certificate.map_err(|error| why(&error))?;
-            roots.add(certificate).map_err(|error| why(&error))?;
-        }
-        if roots.len() == before {
-            return Err(fault("email.ca_file", format!("{}: holds no certificate", file.display())));
-        }
-    }
-    if roots.is_empty() {
-        return Err(fault("email.ca_file", "the system has no CA certificates; name a file".to_owned()));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| fault("TLS", error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(smtp.host.clone()).map_err(|error| fault("email.host", error.to_string()))?;
-    Ok((TlsConnector::from(Arc::new(config)), name))
 }

@@ -9,10 +9,11 @@ use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value
 use super::WordingError;
 
 /// The templates compiled in, by file name; `.html` is escaped as HTML.
-const TEMPLATES: [(&str, &str); 7] = [
+const TEMPLATES: [(&str, &str); 8] = [
     ("subject.txt", include_str!("../../config/templates/subject.txt")),
     ("mail.txt", include_str!("../../config/templates/mail.txt")),
     ("mail.html", include_str!("../../config/templates/mail.html")),
+    ("sms.txt", include_str!("../../config/templates/sms.txt")),
     ("page.html", include_str!("../../config/templates/page.html")),
     ("style.css", include_str!("../../config/templates/style.css")),
     ("confirm.html", include_str!("../../config/templates/confirm.html")),

@@ -143,7 +143,7 @@ fn faults_of_the_environment_name_the_variable_and_follow_those_of_the_file() {
         [
             "environment: THREEPID_SHIM__EMAIL__MAX_CONNECTIONS: \"many\" is not a number; write a number from 1 to 1000",
             "environment: THREEPID_SHIM__EMIAL__HOST: names no key; did you mean THREEPID_SHIM__EMAIL__HOST?",
-            "environment: THREEPID_SHIM__ROUTES__REGISTER__EMAIL: \"nothing\" is none of the words it takes; write \"handle\", \"forward\" or \"refuse\"",
+            "environment: THREEPID_SHIM__ROUTES__REGISTER__EMAIL: \"nothing\" is none of the words it takes; write \"handle\", \"forward\", \"refuse\" or \"observe\"",
             "environment: THREEPID_SHIM__email__host: names no key; unset it, or write THREEPID_SHIM__SECTION__KEY",
         ]
     );

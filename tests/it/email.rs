@@ -5,7 +5,7 @@ mod told;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use threepid_shim::config::{Email, EmailTransport, Smtp, SmtpTls};
+use threepid_shim::config::{Email, EmailTransport, Sms, Smtp, SmtpTls};
 use threepid_shim::delivery::{Delivery, DeliveryError, Mail, Stage};
 use threepid_shim::matrix::{Address, Purpose, Sid, Timestamp};
 use threepid_shim::telemetry::{Metrics, RequestId};
@@ -18,7 +18,7 @@ const LINK: &str =
 
 fn delivery(transport: EmailTransport, metrics: Metrics) -> Delivery {
     let from = "Example <noreply@example.org>".parse().unwrap();
-    Delivery::new(&Email { from, transport }, "hs.example.org", metrics).unwrap()
+    Delivery::new(&Email { from, transport }, &Sms::default(), "hs.example.org", metrics).unwrap()
 }
 
 fn by_smtp(smtp: Smtp) -> Delivery {

@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use mail::Mail;
-use session::{accept, certified};
+use session::accept;
+pub(crate) use session::certified;
 
 /// Longer than any test takes; only a broken one waits for it.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -64,7 +64,7 @@ async fn every_step_of_a_flow_is_counted() {
         r#"intercepted_requests_total{route="complete.register",outcome="refused"} 1"#,
         r#"intercepted_request_duration_seconds_count{route="register.email",outcome="relayed"} 1"#,
         r#"deliveries_total{medium="email",outcome="delivered"} 1"#,
-        "delivery_duration_seconds_count 1",
+        "delivery_duration_seconds_count{medium=\"email\"} 1",
         r#"forwarded_requests_total{status="4xx"} 1"#,
         "homeserver_needs_shim 1",
         "homeserver_unreachable_total 0",

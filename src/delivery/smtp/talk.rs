@@ -3,8 +3,9 @@
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::super::dial::by;
 use super::super::{DeliveryError, Stage, scrubbed};
 
 /// RFC 5321 promises 512 bytes a line; real servers exceed it a little.
@@ -55,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
         self.write(Stage::Data, &stuffed(bytes)).await?;
         let unanswered = |error| {
             if let DeliveryError::Unreachable { source, .. } = error {
-                return DeliveryError::Unanswered { source };
+                return DeliveryError::Unanswered { during: Stage::Data, source };
             }
             error
         };
@@ -133,18 +134,6 @@ impl Reply {
             words.next().is_some_and(|word| word.eq_ignore_ascii_case("AUTH"))
                 && words.any(|word| word.eq_ignore_ascii_case(mechanism))
         })
-    }
-}
-
-/// Anything that waits for the other side, up to the deadline.
-pub(super) async fn by<T>(
-    until: Instant,
-    stage: Stage,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T, DeliveryError> {
-    match timeout_at(until, work).await {
-        Ok(done) => done.map_err(|source| DeliveryError::Unreachable { stage, source }),
-        Err(_) => Err(DeliveryError::Deadline { during: stage }),
     }
 }
 

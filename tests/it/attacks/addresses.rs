@@ -13,7 +13,7 @@ async fn p0_6_a_mixed_case_address_cannot_register_two_accounts_with_one_sid() {
     for version in VERSIONS {
         let synapse = legacy(version);
         let address = format!("{}@example.org", unique("Mixed"));
-        let naive = Naive::of(synapse, &address).await;
+        let naive = Naive::of(synapse, &address);
         let (first, second) = (unique("first"), unique("second"));
         synapse.bare().register(&first, naive.creds()).await.ok();
         let moved = synapse.bare().register(&second, naive.creds()).await;
@@ -43,7 +43,7 @@ async fn p0_6_a_mixed_case_address_cannot_register_two_accounts_with_one_sid() {
 async fn p0_6_s4_12_a_kelvin_sign_cannot_become_somebody_elses_k() {
     let synapse = legacy("1.3.1");
     let name = unique("bac");
-    let naive = Naive::of(synapse, &format!("{name}\u{212a}@example.com")).await;
+    let naive = Naive::of(synapse, &format!("{name}\u{212a}@example.com"));
     let thief = unique("thief");
     synapse.bare().register(&thief, naive.creds()).await.ok();
     let stored = synapse.bare().login(&format!("{name}k@example.com"), PASSWORD).await.ok();
@@ -97,7 +97,7 @@ async fn s4_12_the_unicode_and_the_ascii_form_of_a_domain_are_one_stored_address
 #[tokio::test(flavor = "multi_thread")]
 async fn p4_5_s4_9_s4_10_an_address_that_two_parsers_read_differently_is_mailed_to_nobody() {
     let synapse = legacy("1.3.1");
-    let naive = Naive::of(synapse, "x").await;
+    let naive = Naive::of(synapse, "x");
     let body = json!({ "email": "a@bad.example@good.example", "client_secret": "s", "send_attempt": 1, "id_server": naive.name });
     let bare = synapse.bare().post(&request_token_path("register"), body).await;
     assert_eq!(bare.status, 200, "the bare homeserver asks its identity server for such a mail");

@@ -94,7 +94,7 @@ fn with_id(body: &[u8], id: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_29_a_body_is_read_as_the_homeserver_reads_it_or_refused() {
     let synapse = legacy("1.3.1");
-    let naive = Naive::of(synapse, "x").await;
+    let naive = Naive::of(synapse, "x");
     let shim = roomy(synapse).await;
     let (mut same, mut ran) = (0, 0);
     for body in bodies() {
@@ -129,7 +129,7 @@ async fn s4_29_a_body_is_read_as_the_homeserver_reads_it_or_refused() {
         }
         ran += 1;
     }
-    assert_eq!((ran, same), (50, 10));
+    assert_eq!((ran, same), (50, 11));
 }
 
 /// One documented rule, and never "absent" here and "present" there.
@@ -212,12 +212,12 @@ async fn s4_31_a_labelled_body_is_refused_whether_the_label_is_true_or_not() {
 async fn p4_5_s4_28_a_body_or_a_field_of_any_size_is_refused() {
     let shim = roomy(legacy("1.3.1")).await;
     let good = r#"{"email":"a@example.org","client_secret":"s","send_attempt":1"#;
-    let keys: String = (0..100_000).fold(String::new(), |all, n| all + &format!(",\"k{n}\":0"));
+    let keys = |count| (0..count).fold(String::new(), |all: String, n| all + &format!(",\"k{n}\":0"));
     let table = [
         (format!("{good},\"x\":\"{}\"}}", "x".repeat(1 << 20)), 413, "M_TOO_LARGE"),
         (format!("{}{good}}}", " ".repeat(3 << 20)), 413, "M_TOO_LARGE"),
-        (format!("{good}{keys}}}"), 413, "M_TOO_LARGE"),
-        (format!("{good}{}}}", &keys[..keys[..40_000].rfind(',').unwrap()]), 400, "M_BAD_JSON"),
+        (format!("{good}{}}}", keys(100_000)), 413, "M_TOO_LARGE"),
+        (format!("{good}{}}}", keys(4000)), 400, "M_BAD_JSON"),
         (good.replace("\"s\"", &format!("\"{}\"", "s".repeat(256))) + "}", 400, "M_INVALID_PARAM"),
         (good.replace("a@example", &format!("{}@example", "a".repeat(490))) + "}", 400, "M_INVALID_PARAM"),
         (format!("{good},\"next_link\":\"https://a.example/{}\"}}", "x".repeat(2048)), 400, "M_INVALID_PARAM"),
@@ -227,7 +227,7 @@ async fn p4_5_s4_28_a_body_or_a_field_of_any_size_is_refused() {
             ask(&shim.client(), body.as_bytes()).await.verdict(),
             (*status, (*errcode).to_owned()),
             "{}",
-            &body[..99]
+            body.chars().take(99).collect::<String>()
         );
     }
     let user = logged_in(&shim.client()).await;
@@ -236,13 +236,11 @@ async fn p4_5_s4_28_a_body_or_a_field_of_any_size_is_refused() {
         let answer = user.send("POST", &format!("/_matrix/client/r0/{path}"), large.as_bytes()).await;
         assert_eq!(answer.verdict(), (413, "M_TOO_LARGE".into()), "{path}");
     }
-    let chunked = user.with("Transfer-Encoding", "chunked");
     let body = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
     let request = format!(
         "POST /_matrix/client/r0/register HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{body}",
         shim.clients
     );
-    drop(chunked);
     assert_eq!(crate::client::parse(&crate::client::raw(&shim.clients, request.as_bytes()).await).status, 413);
     assert_eq!(shim.outbox(), [] as [String; 0]);
 }
@@ -252,7 +250,7 @@ async fn p4_5_s4_28_a_body_or_a_field_of_any_size_is_refused() {
 async fn s4_35_a_client_secret_with_a_line_feed_behind_it_is_refused() {
     for version in VERSIONS {
         let synapse = legacy(version);
-        let naive = Naive::of(synapse, "x").await;
+        let naive = Naive::of(synapse, "x");
         let body =
             json!({ "email": "a@example.org", "client_secret": "abc\n", "send_attempt": 1, "id_server": naive.name });
         assert_eq!(

@@ -12,7 +12,7 @@ use crate::legacy::{VERSIONS, legacy, unique};
 async fn p2_1_a_sid_in_a_list_or_an_object_is_a_sid_to_the_homeserver() {
     for version in VERSIONS {
         let synapse = legacy(version);
-        let naive = Naive::of(synapse, "x@example.org").await;
+        let naive = Naive::of(synapse, "x@example.org");
         for sid in [json!(["18"]), json!({ "18": 1 }), json!("18"), json!(18)] {
             let mut creds = naive.creds();
             creds["sid"] = sid.clone();
@@ -71,7 +71,7 @@ async fn p2_1_s4_30_no_spelling_of_creds_gets_a_session_past_its_purpose() {
             for spelling in SPELLINGS {
                 let creds = spelling
                     .replace("SID", &sid)
-                    .replace("TAIL", &sid["shim_".len()..])
+                    .replace("TAIL", sid.trim_start_matches("shim_"))
                     .replace("SECRET", &secret)
                     .replace("US", &shim.identity);
                 let body = place.replace("CREDS", &creds);

@@ -128,7 +128,7 @@ async fn s4_27_no_spelling_of_an_identity_path_reaches_the_identity_door_from_th
 #[tokio::test(flavor = "multi_thread")]
 async fn p0_7_a_wish_to_publish_the_address_neither_fails_nor_publishes() {
     let synapse = legacy("1.3.1");
-    let naive = Naive::of(synapse, &format!("{}@example.org", unique("bind"))).await;
+    let naive = Naive::of(synapse, &format!("{}@example.org", unique("bind")));
     naive.binds_with(404);
     let body = |creds: &Value| json!({ "username": unique("bind"), "password": PASSWORD, "bind_email": true, "auth": email_stage(creds, None) });
     let broken = synapse.bare().post("/_matrix/client/r0/register", body(&naive.creds())).await;
@@ -141,7 +141,7 @@ async fn p0_7_a_wish_to_publish_the_address_neither_fails_nor_publishes() {
         let sid = shim.verify("register", &email, &secret).await;
         let account = shim.client().post("/_matrix/client/r0/register", body(&creds(&sid, &secret))).await.ok();
         let user = shim.client().logged_in(account["access_token"].as_str().unwrap());
-        assert_eq!(user.addresses().await, [email.clone()], "{version}");
+        assert_eq!(user.addresses().await, [email], "{version}");
 
         let secret = unique("secret");
         let sid = shim.verify("account/3pid", &format!("{secret}@example.org"), &secret).await;
@@ -157,7 +157,7 @@ async fn p0_7_a_user_can_remove_an_address_and_leave() {
     for version in VERSIONS {
         let synapse = legacy(version);
         let email = format!("{}@example.org", unique("leave"));
-        let naive = Naive::of(synapse, &email).await;
+        let naive = Naive::of(synapse, &email);
         let stuck = logged_in(&synapse.bare()).await;
         stuck.add_3pid(naive.creds()).await.ok();
         naive.binds_with(403);

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use super::{ROOMY, logged_in, roomy};
 use crate::client::{Answer, Client, creds, parse, raw, request_token_path};
 use crate::legacy::{legacy, unique};
-use crate::shim::{Shim, Wanted, link_of};
+use crate::shim::{Wanted, link_of};
 
 async fn ask_with_next_link(client: &Client, purpose: &str, next_link: &str) -> Answer {
     let secret = unique("secret");
@@ -165,13 +165,13 @@ async fn s4_25_the_shim_opens_no_connection_to_a_host_that_a_client_names() {
     }
     let sid = ask_with_next_link(&shim.client(), "register", &format!("http://{named}/")).await.sid();
     assert_eq!(shim.client().click(&shim.link(&sid)).await.status, 303);
-    assert!(!shim_connects_to(&shim, &named), "nor does a next_link make it look there");
+    assert!(!connects_to(&named), "nor does a next_link make it look there");
     let waiting = tokio::time::timeout(std::time::Duration::ZERO, bait.accept()).await;
     assert!(waiting.is_err(), "somebody came: {waiting:?}");
 }
 
 /// Whether a socket of this process, in which the shim runs, has that other end: open, or still knocking.
-fn shim_connects_to(_shim: &Shim, named: &str) -> bool {
+fn connects_to(named: &str) -> bool {
     let port: u16 = named.rsplit(':').next().unwrap().parse().unwrap();
     let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap()
         + &std::fs::read_to_string("/proc/self/net/tcp6").unwrap();

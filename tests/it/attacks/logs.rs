@@ -12,8 +12,7 @@ use crate::shim::link_of;
 
 /// The link of the mail with this sid.
 fn link(process: &Process, sid: &str) -> String {
-    let mails = process.outbox();
-    link_of(mails.iter().find(|mail| mail.contains(sid)).unwrap())
+    process.outbox().iter().map(|mail| link_of(mail)).find(|link| link.contains(sid)).unwrap()
 }
 
 /// The three flows, their failures and a few attacks; then every secret in them is looked for.
@@ -23,8 +22,8 @@ async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
     let process = Process::start(&homeserver.address, homeserver.door(), "level = \"trace\"\n").serving().await;
     let client = &process.client();
     let mut secrets = vec![PASSWORD.to_owned(), "forgotten-password".to_owned()];
-    let email = format!("{}.mailbox@secret-domain.example", unique("private"));
-    let name = unique("private");
+    let email = format!("{}.mailbox@secret-domain.example", unique("hushed"));
+    let name = unique("hushed");
     let (mut begun, mut access_token) = (Vec::new(), String::new());
     for purpose in ["register", "account/3pid", "account/password"] {
         let secret = unique("topsecretclientsecret");
@@ -56,12 +55,12 @@ async fn s4_22_the_log_of_the_real_binary_at_trace_level_holds_no_secret() {
     let in_use = client.request_token("register", &email, "topsecretclientsecret", 1).await;
     assert_eq!(in_use.verdict(), (400, "M_THREEPID_IN_USE".into()));
     let body =
-        json!({ "email": "broken.private@@mailbox", "client_secret": "topsecretclientsecret", "send_attempt": 1 });
+        json!({ "email": "broken.hushed@@mailbox", "client_secret": "topsecretclientsecret", "send_attempt": 1 });
     client.post("/_matrix/client/r0/register/email/requestToken", body).await;
     let theft = client.add_3pid(creds(&begun[0], "topsecretclientsecret")).await;
     assert_eq!(theft.verdict(), never_do());
     client.get(&format!("/_matrix/client/r0/sync?access_token={access_token}&timeout=0")).await;
-    secrets.extend([access_token, email.clone(), "private".into(), "mailbox".into(), "secret-domain".into()]);
+    secrets.extend([access_token, email.clone(), "hushed".into(), "mailbox".into(), "secret-domain".into()]);
     secrets.extend([
         "topsecretclientsecret".into(),
         "access_token=".into(),

@@ -28,7 +28,7 @@ struct State {
 }
 
 impl Naive {
-    pub async fn of(homeserver: &Legacy, address: &str) -> Self {
+    pub fn of(homeserver: &Legacy, address: &str) -> Self {
         let listener = homeserver.door();
         listener.set_nonblocking(true).unwrap();
         let name = format!("localhost:{}", listener.local_addr().unwrap().port());

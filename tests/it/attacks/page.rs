@@ -7,6 +7,8 @@ use crate::client::{Answer, Client, creds, fields, target_of};
 use crate::legacy::{legacy, unique};
 use crate::shim::Shim;
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// A session whose link was mailed and not clicked.
 struct Mailed {
     sid: String,
@@ -68,7 +70,7 @@ async fn s4_17_s4_18_only_the_pages_own_button_validates() {
     let own = format!("http://{}", shim.clients);
     let without_nonce = form.split('&').filter(|pair| !pair.starts_with("nonce=")).collect::<Vec<_>>().join("&");
     let wrong_nonce = format!("{without_nonce}&nonce={}", "0".repeat(64));
-    let table: [(&[(&str, &str)], &str, u16); 15] = [
+    let table: [(Headers<'_>, &str, u16); 15] = [
         (&[("Sec-Fetch-Site", "cross-site")], &form, 403),
         (&[("Sec-Fetch-Site", "same-site")], &form, 403),
         (&[("Sec-Fetch-Site", "none")], &form, 403),
@@ -154,7 +156,7 @@ async fn s4_19_the_page_of_every_purpose_says_what_where_for_whom_and_what_to_do
         let email = if purpose == "account/password" { known.clone() } else { format!("{secret}@example.org") };
         let sid = shim.client().request_token(purpose, &email, &secret, 1).await.sid();
         let page = shim.client().open(&shim.link(&sid)).await.text();
-        let masked = format!("{}\u{2022}\u{2022}\u{2022}@example.org", &email[..1]);
+        let masked = format!("{}\u{2022}\u{2022}\u{2022}@example.org", email.chars().next().unwrap());
         for fact in ["If you did not ask for this, close this page.", "example.org", &masked] {
             assert!(page.contains(fact), "{purpose} lacks {fact}");
         }

@@ -14,7 +14,7 @@ use crate::shim::Wanted;
 async fn s4_32_a_spelling_that_the_shim_does_not_know_is_none_that_the_homeserver_takes() {
     for version in VERSIONS {
         let synapse = legacy(version);
-        let naive = Naive::of(synapse, "x@example.org").await;
+        let naive = Naive::of(synapse, "x@example.org");
         let shim = roomy(synapse).await;
         let body =
             json!({ "email": "x@example.org", "client_secret": "s", "send_attempt": 1, "id_server": naive.name });
@@ -65,7 +65,7 @@ async fn s4_32_a_spelling_that_the_shim_does_not_know_is_none_that_the_homeserve
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_32_nor_does_another_spelling_of_a_completion_get_its_creds_checked() {
     let synapse = legacy("1.3.1");
-    let naive = Naive::of(synapse, "x@example.org").await;
+    let naive = Naive::of(synapse, "x@example.org");
     let shim = roomy(synapse).await;
     let secret = unique("secret");
     let sid = shim.verify("register", &format!("{secret}@example.org"), &secret).await;

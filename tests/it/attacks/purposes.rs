@@ -27,7 +27,7 @@ async fn p4_6_s4_20_a_session_validated_for_one_purpose_serves_no_other() {
         let shim = roomy(synapse).await;
         let known = format!("{}@example.org", unique("known"));
         registered(&shim, &known).await;
-        let naive = Naive::of(synapse, &known).await;
+        let naive = Naive::of(synapse, &known);
         assert_eq!(synapse.bare().reset_password("taken", naive.creds()).await.status, 200, "the attack is real");
 
         let mut ran = 0;
@@ -58,7 +58,7 @@ async fn p4_6_s4_20_a_session_validated_for_one_purpose_serves_no_other() {
 async fn s4_20_a_session_is_good_on_no_other_endpoint_with_user_interactive_auth() {
     for version in VERSIONS {
         let synapse = legacy(version);
-        let naive = Naive::of(synapse, "x@example.org").await;
+        let naive = Naive::of(synapse, "x@example.org");
         let shim = roomy(synapse).await;
         let secret = unique("secret");
         let sid = shim.verify("register", &format!("{secret}@example.org"), &secret).await;
@@ -157,7 +157,7 @@ async fn p2_4_s4_20_a_uia_session_completed_on_register_resets_no_password() {
 }
 
 async fn attack_the_bare(synapse: &Legacy, email: &str) {
-    let naive = Naive::of(synapse, email).await;
+    let naive = Naive::of(synapse, email);
     let uia = uia_session(&synapse.bare()).await;
     let done = complete_on_register(&synapse.bare(), &naive.creds(), &uia).await;
     assert_eq!(done.verdict(), (400, "M_THREEPID_IN_USE".into()));

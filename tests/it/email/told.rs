@@ -1,7 +1,5 @@
 //! What the operator gets to see of mails: numbers, the outbox, the log; and what nobody gets to see.
 
-use std::cell::RefCell;
-use std::io::Write;
 use std::time::Duration;
 
 use threepid_shim::config::{EmailTransport, Smtp};
@@ -9,6 +7,7 @@ use threepid_shim::delivery::Stage;
 use threepid_shim::telemetry::Metrics;
 
 use super::{LINK, delivery, mail, sent};
+use crate::logged;
 use crate::mailbox::{self, At, Fault, Mailbox, Script};
 
 #[tokio::test]
@@ -26,7 +25,7 @@ async fn every_outcome_is_counted_by_its_stage() {
         let line = format!("threepid_shim_deliveries_total{{medium=\"email\",outcome=\"{outcome}\"}} 1");
         assert!(rendered.contains(&line), "{rendered}");
     }
-    assert!(rendered.contains("threepid_shim_delivery_duration_seconds_count 3"), "{rendered}");
+    assert!(rendered.contains("threepid_shim_delivery_duration_seconds_count{medium=\"email\"} 3"), "{rendered}");
 }
 
 #[tokio::test]
@@ -49,30 +48,9 @@ async fn an_outbox_that_cannot_be_written_is_an_error() {
     assert_eq!(result.unwrap_err().stage(), Stage::Outbox);
 }
 
-thread_local! {
-    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps what its own thread logs, which is the test's own. One global subscriber for all threads: those of a thread
-/// race with other threads' tests for who registers a log line first.
-struct Logged;
-
-impl Write for Logged {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_operator_reads_stage_and_reply_and_never_address_token_or_password() {
-    let level = tracing::Level::TRACE;
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(|| Logged).finish();
-    tracing::subscriber::set_global_default(subscriber).expect("no other test sets the subscriber");
+    logged::listen();
     let quoting = format!("451 4.7.1 <alice+tag@example.net> alice+tag: spam in {LINK}");
     let script = Script::starttls().login("user", "sesame-open", "LOGIN");
     let (_mailbox, result) = sent(script.first(Fault::reply(At::Dot, &quoting)), 5000).await;
@@ -80,7 +58,7 @@ async fn the_operator_reads_stage_and_reply_and_never_address_token_or_password(
     let (_mailbox, result) = sent(Script::clear().always(Fault::reply(At::Rcpt, "550 5.1.1 unknown")), 5000).await;
     assert!(result.is_err());
     delivery(EmailTransport::Log, Metrics::new()).mail(&mail()).await.unwrap();
-    let log = String::from_utf8(LOGGED.take()).unwrap();
+    let log = logged::take();
     for said in [
         "stage=data",
         "451 4.7.1",

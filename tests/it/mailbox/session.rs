@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{At, Certificate, Command, Fault, Mail, Seen, Shared, What};
 
 /// TLS with a fresh certificate, and the CA it should have been signed by.
-pub(super) fn certified(kind: Certificate) -> (TlsAcceptor, String) {
+pub(crate) fn certified(kind: Certificate) -> (TlsAcceptor, String) {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
