@@ -68,8 +68,8 @@ impl Legacy {
     }
 }
 
-/// A free port below those that the system gives to whoever asks for any: nobody takes it before Synapse does.
-fn port() -> u16 {
+/// A free port below those that the system gives to whoever asks for any: nobody takes it before the server it is for.
+pub fn port() -> u16 {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().unwrap();
     let first = std::process::id() % 200 * 100;

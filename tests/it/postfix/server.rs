@@ -1,7 +1,6 @@
 //! The noun `Postfix`: Debian's mail server on loopback, with a login and TLS of its own.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::legacy::port;
 use crate::shim::Wanted;
 
 pub const USER: &str = "threepid-shim";
@@ -33,8 +33,7 @@ pub fn postfix() -> &'static Postfix {
 impl Postfix {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [starttls, implicit] = sockets.map(|socket| socket.local_addr().unwrap().port());
+        let (starttls, implicit) = (port(), port());
         let output = Command::new(PART)
             .arg("up")
             .arg(folder.path())
