@@ -11,10 +11,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// What is left of every limit on messages.
 #[derive(Debug, Default)]
 pub struct Allowance {
-    per_address: Limit,
-    per_number: Limit,
-    per_country: Limit,
-    per_day: Limit,
+    addresses: Limit,
+    numbers: Limit,
+    countries: Limit,
+    days: Limit,
 }
 
 /// What one message took, to be given back when it comes to nothing.
@@ -65,10 +65,10 @@ impl Allowance {
 
     fn limit(&self, kind: Kind) -> &Limit {
         match kind {
-            Kind::Address => &self.per_address,
-            Kind::Number => &self.per_number,
-            Kind::Country => &self.per_country,
-            Kind::Day => &self.per_day,
+            Kind::Address => &self.addresses,
+            Kind::Number => &self.numbers,
+            Kind::Country => &self.countries,
+            Kind::Day => &self.days,
         }
     }
 }

@@ -201,7 +201,7 @@ mod tests {
             ("GB", "07400 123456;ext=12", PhoneSigns),
             ("GB", "0800 REVERSE", PhoneSigns),
             ("GB", "+447400123456\r\nBcc: x", PhoneSigns),
-            ("GB", "07400\0123456", PhoneSigns),
+            ("GB", "07400\x00123456", PhoneSigns),
             ("GB", "07400\n123456", PhoneSigns),
             ("GB", "", Phone),
             ("GB", "+", Phone),

@@ -37,6 +37,8 @@ mod limits;
 mod logged;
 mod mailbox;
 mod operations;
+mod phone_numbers;
+mod phones;
 mod policies;
 mod postfix;
 mod process;

@@ -219,7 +219,7 @@ async fn every_intercepted_request_is_one_line_and_one_id_ties_call_mail_and_cli
     assert_eq!(clicked["request_id"], lines[3]["request_id"], "the click's own line");
     assert_eq!((clicked["sid"].as_str(), clicked["first"].as_bool()), (Some(sid.as_str()), Some(true)));
     process.logged(|line| line["request_id"] == id && line["message"] == "mail written to the outbox").await;
-    process.logged(|line| line["request_id"] == id && line["message"] == "the homeserver asked for a mail").await;
+    process.logged(|line| line["request_id"] == id && line["message"] == "the homeserver asked for a message").await;
 
     let (log, token) = (process.log(), link.split("token=").nth(1).unwrap().split('&').next().unwrap());
     for private in [&email, &secret, token, login["access_token"].as_str().unwrap(), PASSWORD, "example.org/", "?sid="]

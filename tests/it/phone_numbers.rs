@@ -1,4 +1,4 @@
-//! Our reading of a phone number against that of PyPI phonenumbers, the parser of every Synapse.
+//! Our reading of a phone number against that of `phonenumbers`, the parser of every Synapse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,8 +65,10 @@ fn a_phone_number_is_read_as_phonenumbers_reads_it_or_refused() {
         };
         read += 1;
         let phone = address.phone().expect("a msisdn is a phone");
-        let ours = (phone.intl_fmt(), phone.country().unwrap_or_else(|| "-".to_owned()), phone.line());
-        let theirs = (row.intl_fmt.clone(), row.region.replace("001", "-"), line(row));
+        // How a range that is not given out would be grouped changes with every edition of the metadata.
+        let grouped = |text: String| if phone.line() == Line::Unassigned { text.replace([' ', '-'], "") } else { text };
+        let ours = (grouped(phone.intl_fmt()), phone.country().unwrap_or_else(|| "-".to_owned()), phone.line());
+        let theirs = (grouped(row.intl_fmt.clone()), row.region.replace("001", "-"), line(row));
         if address.expose() != row.by_new || ours != theirs {
             wrong.push(format!("{said}; ours {} {ours:?}", address.expose()));
         }
@@ -102,8 +104,8 @@ proptest! {
         let phone = address.phone().expect("a msisdn is a phone");
         prop_assert_eq!(Address::msisdn("GB", &format!("+{msisdn}")), Ok(address.clone()));
         prop_assert_eq!(Address::msisdn("GB", &phone.intl_fmt()), Ok(address.clone()));
-        let hidden = msisdn.get(2..msisdn.len() - 2).expect("five digits and more");
-        prop_assert!(!address.masked().contains(hidden), "{}", address.masked());
+        let shown = address.masked().chars().filter(char::is_ascii_digit).count();
+        prop_assert!(shown <= 5 && shown <= msisdn.len() - 2, "{}", address.masked());
         prop_assert_eq!(phone.line().takes_codes(), phone.line() == Line::Ordinary);
     }
 }
