@@ -38,8 +38,8 @@ pub struct Mail {
     pub now: Timestamp,
 }
 
-/// One message to one phone number. The same `sid` and `attempt` mean the same message: a gateway that knows
-/// `Idempotency-Key` sends it once, with the code it had the first time.
+/// One message to one phone number. The same `sid`, `attempt` and `code` mean the same message: a gateway that knows
+/// `Idempotency-Key` sends it once.
 #[derive(Clone)]
 pub struct Sms {
     /// The digits of E.164, without `+`.

@@ -125,6 +125,7 @@ pub enum Fault {
     Homeserver,
     Store,
     Smtp,
+    Sms,
     Shim,
 }
 
@@ -136,6 +137,7 @@ impl Fault {
             Self::Homeserver => "homeserver",
             Self::Store => "store",
             Self::Smtp => "smtp",
+            Self::Sms => "sms",
             Self::Shim => "shim",
         }
     }
@@ -146,6 +148,7 @@ pub fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
     match (status.as_u16(), errcode) {
         (..400, _) => Fault::None,
         (_, Some("M_EMAIL_SEND_ERROR")) => Fault::Smtp,
+        (_, Some("M_SEND_ERROR")) => Fault::Sms,
         (400..500, _) => Fault::Client,
         (503, Some(_)) => Fault::Store,
         (502 | 504, _) | (_, None) => Fault::Homeserver,

@@ -163,9 +163,10 @@ fn unanswered(error: hyper::Error) -> DeliveryError {
     DeliveryError::Unanswered { during: Stage::Gateway, source: io::Error::other(error) }
 }
 
-/// The same for every try of one attempt, and nothing that tells the sid.
+/// The same for every try of one message, and nothing that tells the sid. An attempt that failed is asked for again with
+/// another code, which a gateway that knew only the attempt would never send.
 fn idempotency_key(sms: &Sms) -> Result<HeaderValue, DeliveryError> {
-    let digest = Digest::of(format!("{} {}", sms.sid.as_str(), sms.attempt).as_bytes());
+    let digest = Digest::of(format!("{} {} {}", sms.sid.as_str(), sms.attempt, sms.code).as_bytes());
     HeaderValue::try_from(digest.as_hex()).map_err(|error| DeliveryError::Compose { why: error.to_string() })
 }
 
