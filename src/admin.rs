@@ -6,6 +6,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::needs_shim::NeedsShim;
+use crate::reload::LastReload;
 use crate::serve::{Door, Drain};
 use crate::telemetry::Metrics;
 
@@ -14,6 +15,7 @@ use crate::telemetry::Metrics;
 pub struct Admin {
     pub metrics: Metrics,
     pub needs_shim: NeedsShim,
+    pub last_reload: LastReload,
     pub drain: Drain,
 }
 
@@ -40,15 +42,21 @@ impl Door for Admin {
 
 impl Admin {
     /// Ready: not about to stop, and the homeserver answers. A mail server that is down makes nothing unready, since
-    /// all ordinary traffic can go on.
+    /// all ordinary traffic can go on; nor does a reload that failed, since the configuration before is a good one.
     async fn ready(&self) -> (StatusCode, String) {
         if self.drain.is_draining() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
-        match self.needs_shim.look().await {
-            Ok(()) if self.needs_shim.get() => (StatusCode::OK, "ready\n".to_owned()),
-            Ok(()) => (StatusCode::OK, "ready; the homeserver has learnt MSC2263 and is left to itself\n".to_owned()),
-            Err(unreachable) => (StatusCode::SERVICE_UNAVAILABLE, format!("{unreachable}\n")),
-        }
+        let (status, text) = match self.needs_shim.look().await {
+            Ok(()) if self.needs_shim.get() => (StatusCode::OK, "ready".to_owned()),
+            Ok(()) => (StatusCode::OK, "ready; the homeserver has learnt MSC2263 and is left to itself".to_owned()),
+            Err(unreachable) => (StatusCode::SERVICE_UNAVAILABLE, unreachable.to_string()),
+        };
+        let reload = match self.last_reload.faults() {
+            0 => String::new(),
+            1 => "; configuration not reloaded: 1 fault, see the log".to_owned(),
+            faults => format!("; configuration not reloaded: {faults} faults, see the log"),
+        };
+        (status, text + &reload + "\n")
     }
 }

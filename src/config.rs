@@ -4,9 +4,11 @@ mod address;
 mod check;
 mod fault;
 mod grammar;
+mod kept;
 mod named_file;
 mod raw;
 mod sms;
+mod source;
 mod values;
 mod written;
 
@@ -24,6 +26,7 @@ pub use crate::config::raw::{Key, keys};
 pub use crate::config::sms::{
     Gateway, GatewayMethod, HttpGateway, Signature, Sms, SmsTransport, Success, SuccessAnswer, Twilio, TwilioSender,
 };
+pub use crate::config::source::{Reading, Source};
 pub use crate::config::written::Presence;
 use crate::matrix::{Medium, Purpose};
 
@@ -49,33 +52,19 @@ pub struct Config {
     pub log: Log,
     /// What is allowed but deserves a look, one line each in the form of a fault.
     pub warnings: Vec<String>,
+    /// Where all of it can be read again.
+    pub source: Source,
 }
 
 impl Config {
     /// Reads `file` (without one: the defaults) and lays the variables named `THREEPID_SHIM__SECTION__KEY` over it.
     pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, Faults> {
-        let text = file.map(std::fs::read_to_string).transpose().map_err(|error| {
-            let wrong = Wrong::new(format!("cannot be read: {error}"), "write the path of a configuration file");
-            let place = Place::File(file.map(|path| path.display().to_string()).unwrap_or_default());
-            Faults(vec![Fault { place, key: "--config".to_owned(), wrong }])
-        })?;
-        Self::from_parts(file, text.as_deref().unwrap_or_default(), environment)
+        Source::new(file, environment).read().config
     }
 
     /// What a file `threepid-shim.toml` in the working directory would give, with an empty environment.
     pub fn from_text(text: &str) -> Result<Self, Faults> {
-        Self::from_parts(Some(Path::new("threepid-shim.toml")), text, std::iter::empty())
-    }
-
-    fn from_parts(
-        file: Option<&Path>,
-        text: &str,
-        environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<Self, Faults> {
-        let mut sheet = written::Sheet::new(file, raw::NAMES);
-        sheet.read_file(text).map_err(|fault| Faults(vec![fault]))?;
-        sheet.read_environment(environment);
-        check::check(sheet, file.and_then(Path::parent).unwrap_or(Path::new("")))
+        Source::of_text("threepid-shim.toml", text).read().config
     }
 }
 

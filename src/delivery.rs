@@ -8,7 +8,9 @@ mod smtp;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::config;
@@ -26,6 +28,9 @@ pub struct Delivery {
     messenger: Messenger,
     metrics: Metrics,
 }
+
+/// The way out in force; a mail that is on its way when a reload puts another in its place goes the old one.
+pub type Shared = Arc<ArcSwap<Delivery>>;
 
 /// One mail to one address.
 #[derive(Debug, Clone)]

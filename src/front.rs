@@ -9,13 +9,14 @@ pub mod submit_token;
 pub mod threepid_creds;
 pub mod versions;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::config::{Account3pidAdd, RouteMode, Shared};
+use crate::config::{Account3pidAdd, Config, RouteMode, Shared};
 use crate::matrix::{Errcode, Refusal};
 use crate::needs_shim::NeedsShim;
 use crate::random;
@@ -51,9 +52,16 @@ impl Door for Front {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let route = Route::of(request.method(), request.uri().path());
         let answered = match route {
-            Route::Ours(ours) if self.is_ours(ours) => return self.intercept(ours, request).await,
-            Route::Forward | Route::Ours(_) => self.forward.handle(request).await,
-            Route::Versions => self.versions.handle(request, self.features()).await,
+            Route::Forward => self.forward.handle(request).await,
+            Route::Versions => self.versions.handle(request, self.features(&self.config.load())).await,
+            Route::Ours(ours) => {
+                // Taken once: a reload between two looks must not have a request refused that is to be forwarded.
+                let config = self.config.load_full();
+                if self.is_ours(ours, &config) {
+                    return self.intercept(ours, request, config).await;
+                }
+                self.forward.handle(request).await
+            }
         };
         answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from))
     }
@@ -61,19 +69,18 @@ impl Door for Front {
 
 impl Front {
     /// No session is begun for a homeserver that has learnt MSC2263, nor on a route that is to be forwarded.
-    fn is_ours(&self, ours: Ours) -> bool {
+    fn is_ours(&self, ours: Ours, config: &Config) -> bool {
         match ours {
             Ours::RequestToken(purpose, medium) => {
-                let mode = self.config.load().routes.request_token(purpose, medium);
-                self.needs_shim.get() && mode != RouteMode::Forward
+                self.needs_shim.get() && config.routes.request_token(purpose, medium) != RouteMode::Forward
             }
-            Ours::Separate(Separate::Bind | Separate::Unbind) => self.features().separate_add_and_bind,
+            Ours::Separate(Separate::Bind | Separate::Unbind) => self.features(config).separate_add_and_bind,
             Ours::Separate(Separate::Add) | Ours::ThreepidCreds(_) | Ours::Confirm(_) | Ours::SubmitToken => true,
         }
     }
 
-    fn features(&self) -> Features {
-        let routes = &self.config.load().routes;
+    fn features(&self, config: &Config) -> Features {
+        let routes = &config.routes;
         let ours = self.needs_shim.get() && routes.versions == RouteMode::Handle;
         Features {
             no_identity_server_required: ours && routes.none_is_forwarded(),
@@ -82,7 +89,7 @@ impl Front {
     }
 
     /// Runs one of our own routes, and writes its one line.
-    async fn intercept(&self, ours: Ours, mut request: Request<Incoming>) -> Response<Body> {
+    async fn intercept(&self, ours: Ours, mut request: Request<Incoming>, config: Arc<Config>) -> Response<Body> {
         let began = Instant::now();
         let request_id = match random::bytes() {
             Ok(random) => RequestId::from_random(random),
@@ -94,7 +101,7 @@ impl Front {
         if let Some(medium) = ours.medium() {
             subject.note_medium(medium);
         }
-        let answered = self.answer_ours(ours, request).await;
+        let answered = self.answer_ours(ours, request, config).await;
         let errcode = answered.as_ref().err().map(|refusal| refusal.errcode);
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
         let plain = if errcode.is_some() { Outcome::Refused } else { Outcome::Relayed };
@@ -117,17 +124,22 @@ impl Front {
         response
     }
 
-    async fn answer_ours(&self, ours: Ours, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn answer_ours(
+        &self,
+        ours: Ours,
+        request: Request<Incoming>,
+        config: Arc<Config>,
+    ) -> Result<Response<Body>, Refusal> {
         let own = |answer: Response<Bytes>| answer.map(Body::from);
         match ours {
-            Ours::RequestToken(purpose, medium) => match self.config.load().routes.request_token(purpose, medium) {
+            Ours::RequestToken(purpose, medium) => match config.routes.request_token(purpose, medium) {
                 RouteMode::Observe => self.request_token.observe(request, medium).await,
                 RouteMode::Handle | RouteMode::Refuse | RouteMode::Forward => {
-                    self.request_token.handle(request, purpose, medium).await
+                    self.request_token.handle(request, config, purpose, medium).await
                 }
             },
             Ours::ThreepidCreds(completion) => self.complete(request, completion).await,
-            Ours::Separate(endpoint) if self.features().separate_add_and_bind => {
+            Ours::Separate(endpoint) if self.features(&config).separate_add_and_bind => {
                 self.separate_add.handle(request, endpoint).await
             }
             Ours::Separate(_) => self.complete(request, Completion::Account3pid).await,

@@ -32,7 +32,8 @@
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
 //! | `delivery` | `config` `wording` |
-//! | `admin` | `needs_shim` `serve` |
+//! | `admin` | `needs_shim` `reload` `serve` |
+//! | `reload` | `certificates` `config` `delivery` `serve` `wording` |
 //! | `certificates` | `config` `serve` |
 //! | `serve` `homeserver` `limit` `telemetry` | `config` |
 //! | `body` `config` `session` `wording` `random` | |
@@ -51,6 +52,7 @@ pub mod limit;
 pub mod matrix;
 pub mod needs_shim;
 pub mod random;
+pub mod reload;
 pub mod serve;
 pub mod session;
 pub mod store;
@@ -60,13 +62,11 @@ pub mod wording;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use admin::Admin;
-use certificates::CertificateError;
-use config::{Config, Shared};
-use delivery::{Delivery, DeliveryError};
+use config::Config;
 use front::Front;
 use front::confirm::Confirm;
 use front::forward::Forward;
@@ -78,42 +78,47 @@ use front::versions::Versions;
 use identity::{Allowance, Identity};
 use limit::Limit;
 use needs_shim::NeedsShim;
-use serve::{Clock, Drain, Listeners, Serving, Tls, TlsError, serve};
+use reload::{InForce, LastReload, Reload, Unusable};
+use serve::{Clock, Drain, Listeners, Serving, serve};
 use store::Store;
 use telemetry::Metrics;
-use wording::{Wording, WordingError};
 
 /// Between two rounds of forgetting what is over.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
-/// How `run` is told to end: `drain` first, `now` at once.
-#[derive(Debug, Clone, Default)]
-pub struct Shutdown {
+/// What `run` is told while it serves. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// End, when what is open has finished.
     pub drain: CancellationToken,
+    /// End at once.
     pub now: CancellationToken,
+    /// Read the configuration again.
+    pub reload: Arc<Notify>,
+    /// Between two looks whether the configuration's files have changed.
+    pub look_every: Duration,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        let (drain, now) = (CancellationToken::new(), CancellationToken::new());
+        Self { drain, now, reload: Arc::default(), look_every: reload::EVERY }
+    }
 }
 
 /// Why the shim cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("the certificate of the identity door")]
-    Certificate(#[from] CertificateError),
-    #[error("listen.tls")]
-    Tls(#[from] TlsError),
-    #[error("wording.directory")]
-    Wording(#[from] WordingError),
-    #[error("delivery")]
-    Delivery(#[from] DeliveryError),
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
 }
 
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
 /// `shutdown.grace` at the latest.
-pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Result<(), RunError> {
+    let drain = Drain::new(&config.shutdown);
     let state = State::make(config, listeners.clock.clone())?;
-    let settings = state.config.load_full();
-    let identity_tls = certificates::identity(&settings.identity, &settings.state_dir)?;
-    let client_tls = settings.listen.tls.as_ref().map(Tls::read).transpose()?.map(Tls::new);
-    let drain = Drain::new(&settings.shutdown);
+    let (in_force, last_reload) = (state.in_force.clone(), LastReload::default());
     let serving = Serving {
         clock: state.clock.clone(),
         tls: None,
@@ -121,27 +126,36 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
     };
-    let admin = Admin { metrics: state.metrics.clone(), needs_shim: state.needs_shim.clone(), drain: drain.clone() };
-    let clients = Serving { tls: client_tls, open: state.metrics.open_connections.clone(), ..serving.clone() };
-    let homeserver = Serving { tls: Some(Tls::new(identity_tls)), ..serving.clone() };
+    let admin = Admin {
+        metrics: state.metrics.clone(),
+        needs_shim: state.needs_shim.clone(),
+        last_reload: last_reload.clone(),
+        drain: drain.clone(),
+    };
+    let open = state.metrics.open_connections.clone();
+    let clients = Serving { tls: in_force.client_tls.clone(), open, ..serving.clone() };
+    let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), ..serving.clone() };
     let doors = [
         tokio::spawn(serve(listeners.clients, Arc::new(state.front()), clients)),
-        tokio::spawn(serve(listeners.identity, Arc::new(state.identity()?), homeserver)),
+        tokio::spawn(serve(listeners.identity, Arc::new(state.identity()), homeserver)),
         tokio::spawn(serve(listeners.admin, Arc::new(admin), serving)),
     ];
+    let reload = Reload { in_force, metrics: state.metrics.clone(), last: last_reload };
+    let reload = tokio::spawn(reload.run(Arc::clone(&signals.reload), signals.look_every));
     let chores = tokio::spawn(chores(state));
     tracing::info!("serving");
     tokio::select! {
-        () = shutdown.drain.cancelled() => {
+        () = signals.drain.cancelled() => {
             tracing::info!("draining");
             tokio::select! {
                 () = drain.begin() => {}
-                () = shutdown.now.cancelled() => drain.cut(),
+                () = signals.now.cancelled() => drain.cut(),
             }
         }
-        () = shutdown.now.cancelled() => drain.cut(),
+        () = signals.now.cancelled() => drain.cut(),
     }
     chores.abort();
+    reload.abort();
     for door in doors {
         if door.await.is_err() {
             tracing::error!("a door ended by a panic");
@@ -152,11 +166,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
 
 /// What the doors share, made once.
 struct State {
-    config: Shared,
+    in_force: InForce,
     clock: Clock,
     metrics: Metrics,
     store: Arc<Store>,
-    wording: Arc<Wording>,
     forward: Forward,
     needs_shim: NeedsShim,
     request_token_per_ip: Arc<Limit>,
@@ -167,16 +180,16 @@ struct State {
 impl State {
     fn make(config: Config, clock: Clock) -> Result<Self, RunError> {
         let metrics = Metrics::new();
-        let wording = Wording::new(&config.wording.default_language, config.wording.templates.clone())?;
+        let in_force = InForce::start(config, &metrics)?;
+        let config = in_force.config.load();
         let forward = Forward::new(&config.homeserver, &config.trusted_proxies, metrics.clone());
         Ok(Self {
             clock,
             store: Arc::new(Store::open(&config.store)),
-            wording: Arc::new(wording),
             needs_shim: NeedsShim::new(config.homeserver.needs_shim, forward.clone(), metrics.clone()),
             forward,
             metrics,
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            in_force: in_force.clone(),
             request_token_per_ip: Arc::default(),
             allowance: Arc::default(),
             submit_token_per_ip: Arc::default(),
@@ -184,7 +197,7 @@ impl State {
     }
 
     fn front(&self) -> Front {
-        let (config, store, forward) = (&self.config, &self.store, &self.forward);
+        let (config, store, forward) = (&self.in_force.config, &self.store, &self.forward);
         let threepid_creds =
             ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), self.clock.clone());
         Front {
@@ -206,7 +219,7 @@ impl State {
                 config: Arc::clone(config),
                 store: Arc::clone(store),
                 clock: self.clock.clone(),
-                wording: Arc::clone(&self.wording),
+                wording: Arc::clone(&self.in_force.wording),
                 per_ip: Arc::clone(&self.submit_token_per_ip),
             },
             submit_token: SubmitToken {
@@ -218,17 +231,17 @@ impl State {
         }
     }
 
-    fn identity(&self) -> Result<Identity, RunError> {
-        let config = self.config.load_full();
+    fn identity(&self) -> Identity {
+        let config = &self.in_force.config;
         let request_token = identity::RequestToken {
-            config: Arc::clone(&self.config),
+            config: Arc::clone(config),
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
-            wording: Arc::clone(&self.wording),
-            delivery: Delivery::new(&config.email, &config.sms, &config.server_name, self.metrics.clone())?,
+            wording: Arc::clone(&self.in_force.wording),
+            delivery: Arc::clone(&self.in_force.delivery),
             allowance: Arc::clone(&self.allowance),
         };
-        Ok(Identity::new(Arc::clone(&self.config), Arc::clone(&self.store), self.clock.clone(), request_token))
+        Identity::new(Arc::clone(config), Arc::clone(&self.store), self.clock.clone(), request_token)
     }
 }
 

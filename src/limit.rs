@@ -16,14 +16,21 @@ const SHARED: &str = "";
 /// One limit: `rate.count` at once, then one every `rate.per / rate.count`.
 #[derive(Debug)]
 pub struct Limit {
-    /// When the key's bucket will be empty again.
-    empty_at: DashMap<String, Timestamp>,
+    buckets: DashMap<String, Bucket>,
     most_keys: usize,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    /// When it will be empty again.
+    empty_at: Timestamp,
+    /// Under another rate, after a reload, it is begun anew: who was locked out by the old one is let in at once.
+    rate: Rate,
 }
 
 impl Default for Limit {
     fn default() -> Self {
-        Self { empty_at: DashMap::new(), most_keys: MOST_KEYS }
+        Self { buckets: DashMap::new(), most_keys: MOST_KEYS }
     }
 }
 
@@ -32,36 +39,39 @@ impl Limit {
     pub fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Duration> {
         let key = if self.has_room_for(key, now) { key } else { SHARED };
         let interval = rate.per / rate.count.max(1);
-        let mut empty_at = self.empty_at.entry(key.to_owned()).or_insert(now);
-        let filled = (*empty_at).max(now).after(interval);
+        let mut bucket = self.buckets.entry(key.to_owned()).or_insert(Bucket { empty_at: now, rate });
+        if bucket.rate != rate {
+            *bucket = Bucket { empty_at: now, rate };
+        }
+        let filled = bucket.empty_at.max(now).after(interval);
         let over = now.after(rate.per).until(filled);
         if !over.is_zero() {
             return Err(over);
         }
-        *empty_at = filled;
+        bucket.empty_at = filled;
         Ok(())
     }
 
     /// Gives one back that came to nothing.
     pub fn give_back(&self, key: &str, rate: Rate, now: Timestamp) {
-        if let Some(mut empty_at) = self.empty_at.get_mut(key) {
+        if let Some(mut bucket) = self.buckets.get_mut(key).filter(|bucket| bucket.rate == rate) {
             let interval = rate.per / rate.count.max(1);
-            let left = now.until(*empty_at).saturating_sub(interval);
-            *empty_at = now.after(left);
+            let left = now.until(bucket.empty_at).saturating_sub(interval);
+            bucket.empty_at = now.after(left);
         }
     }
 
     /// Forgets the buckets that are empty.
     pub fn expire(&self, now: Timestamp) {
-        self.empty_at.retain(|_, empty_at| now < *empty_at);
+        self.buckets.retain(|_, bucket| now < bucket.empty_at);
     }
 
     fn has_room_for(&self, key: &str, now: Timestamp) -> bool {
-        if self.empty_at.len() < self.most_keys || self.empty_at.contains_key(key) {
+        if self.buckets.len() < self.most_keys || self.buckets.contains_key(key) {
             return true;
         }
         self.expire(now);
-        self.empty_at.len() < self.most_keys
+        self.buckets.len() < self.most_keys
     }
 }
 
@@ -111,8 +121,25 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_filled_under_another_rate_is_begun_anew() {
+        let limit = Limit::default();
+        let strict = Rate { count: 1, per: Duration::from_secs(3600) };
+        limit.take("a", strict, at(0)).unwrap();
+        assert!(limit.take("a", strict, at(0)).is_err());
+        for _ in 0..5 {
+            limit.take("a", RATE, at(0)).unwrap();
+        }
+        limit.give_back("a", strict, at(0));
+        assert_eq!(
+            limit.take("a", RATE, at(0)),
+            Err(Duration::from_secs(10)),
+            "what another rate took is not given back"
+        );
+    }
+
+    #[test]
     fn more_keys_than_there_is_room_for_share_one_bucket() {
-        let limit = Limit { empty_at: DashMap::new(), most_keys: 3 };
+        let limit = Limit { buckets: DashMap::new(), most_keys: 3 };
         for key in ["a", "b", "c"] {
             limit.take(key, RATE, at(0)).unwrap();
         }
@@ -120,7 +147,7 @@ mod tests {
             limit.take(&format!("flood {n}"), RATE, at(0)).unwrap();
         }
         assert!(limit.take("flood 5", RATE, at(0)).is_err());
-        assert!(limit.empty_at.len() <= 4);
+        assert!(limit.buckets.len() <= 4);
         limit.take("a", RATE, at(0)).unwrap();
         limit.take("after the buckets ran empty", RATE, at(100)).unwrap();
     }

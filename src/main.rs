@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use threepid_shim::config::{Config, Faults};
 use threepid_shim::serve::Listeners;
-use threepid_shim::{Shutdown, run, telemetry};
+use threepid_shim::{Signals, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// BSD's sysexits.h: the command was used wrongly; something was found in an unconfigured or misconfigured state.
@@ -83,31 +83,45 @@ fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let shutdown = Shutdown::default();
-        tokio::spawn(on_signals(shutdown.clone())?);
-        open_doors(config, shutdown).await
-    })
+    let served = runtime.block_on(async {
+        let signals = Signals::default();
+        tokio::spawn(on_signals(signals.clone())?);
+        tokio::spawn(on_hangup(signals.clone())?);
+        open_doors(config, signals).await
+    });
+    // A look at a file that hangs, on a disk across the network, keeps nobody waiting.
+    runtime.shutdown_background();
+    served
 }
 
 /// Binds the doors and runs until drained.
-async fn open_doors(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn open_doors(config: Config, signals: Signals) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config.listen)?;
-    run(config, listeners, shutdown).await?;
+    run(config, listeners, signals).await?;
     Ok(())
 }
 
 /// SIGTERM or SIGINT drains; a second one stops at once.
-fn on_signals(shutdown: Shutdown) -> anyhow::Result<impl Future<Output = ()>> {
+fn on_signals(signals: Signals) -> anyhow::Result<impl Future<Output = ()>> {
     // Listening begins here and not when the task first runs: a signal between the two would kill the process.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     Ok(async move {
         either(&mut terminate, &mut interrupt).await;
-        shutdown.drain.cancel();
+        signals.drain.cancel();
         either(&mut terminate, &mut interrupt).await;
         tracing::warn!("a second signal: stopping at once");
-        shutdown.now.cancel();
+        signals.now.cancel();
+    })
+}
+
+/// SIGHUP reloads.
+fn on_hangup(signals: Signals) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            signals.reload.notify_one();
+        }
     })
 }
 

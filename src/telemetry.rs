@@ -15,23 +15,19 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::Registry as Spans;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::matrix::{Medium, Sid};
 
-/// Begins to log to standard error. Others' code logs only warnings, whatever the level: libraries write down addresses
-/// and bodies when asked for more.
+/// The level in force: the log is the process's, and so is this.
+static LEVEL: OnceLock<reload::Handle<Targets, Spans>> = OnceLock::new();
+
+/// Begins to log to standard error.
 pub fn init(log: &Log) {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let others = level.min(LevelFilter::WARN);
-    let targets = Targets::new().with_target("threepid_shim", level).with_default(others);
+    let (targets, level) = reload::Layer::new(targets(log.level));
     let lines = layer().with_writer(std::io::stderr);
     let lines = match log.format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -39,7 +35,30 @@ pub fn init(log: &Log) {
     };
     if tracing_subscriber::registry().with(lines.with_filter(targets)).try_init().is_err() {
         tracing::debug!("logging had begun before; it stays as it was");
+    } else if LEVEL.set(level).is_err() {
+        tracing::debug!("the level had a handle before");
     }
+}
+
+/// Logs at another level from now on, if `init` has begun to.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get()
+        && let Err(error) = handle.reload(targets(level))
+    {
+        tracing::error!(%error, "log.level cannot be changed");
+    }
+}
+
+/// Others' code logs only warnings, whatever the level: libraries write down addresses and bodies when asked for more.
+fn targets(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    Targets::new().with_target("threepid_shim", level).with_default(level.min(LevelFilter::WARN))
 }
 
 /// Ties the client's call, the homeserver's callback, the mail's `Message-ID` and the click together: 16 hexadecimal
@@ -200,6 +219,13 @@ pub struct DeliveredBy {
     pub medium: &'static str,
 }
 
+/// Label of a reload.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reloaded {
+    /// `applied` or `failed`.
+    pub outcome: &'static str,
+}
+
 /// Every number the shim keeps. Cheap to clone; the ordinary request touches plain atomics only.
 #[derive(Clone)]
 pub struct Metrics {
@@ -216,6 +242,9 @@ pub struct Metrics {
     pub delivery_seconds: Family<DeliveredBy, Histogram, fn() -> Histogram>,
     /// 1 while the homeserver behind the shim still demands `id_server`.
     pub homeserver_needs_shim: Gauge<i64, AtomicI64>,
+    pub config_reloads: Family<Reloaded, Counter>,
+    /// 1 while what is in force is not what is written.
+    pub config_reload_failed: Gauge<i64, AtomicI64>,
 }
 
 fn seconds() -> Histogram {
@@ -243,6 +272,8 @@ impl Metrics {
             delivered: Family::default(),
             delivery_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             homeserver_needs_shim: Gauge::default(),
+            config_reloads: Family::default(),
+            config_reload_failed: Gauge::default(),
             registry: Arc::default(),
         };
         registry.register(
@@ -271,7 +302,20 @@ impl Metrics {
             "1 while the homeserver still demands id_server, 0 once it has learnt MSC2263",
             metrics.homeserver_needs_shim.clone(),
         );
+        metrics.register_reloads(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    fn register_reloads(&self, registry: &mut Registry) {
+        for outcome in ["applied", "failed"] {
+            self.config_reloads.get_or_create(&Reloaded { outcome }).inc_by(0);
+        }
+        registry.register("config_reloads", "Times the configuration was read again", self.config_reloads.clone());
+        registry.register(
+            "config_reload_failed",
+            "1 while the configuration that is written is faulty and the one before stays in force",
+            self.config_reload_failed.clone(),
+        );
     }
 
     /// Counts one intercepted request that has been answered.

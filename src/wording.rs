@@ -5,8 +5,10 @@ mod sms;
 mod template;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::Engine;
 use minijinja::Value;
 
@@ -26,6 +28,9 @@ pub struct Wording {
     languages: Languages,
     style_hash: String,
 }
+
+/// The wording in force; a reload puts another in its place.
+pub type Shared = Arc<ArcSwap<Wording>>;
 
 /// What a mail says. Nothing in it was written by whoever asked for the mail (CVE-2021-29432).
 #[derive(Debug, Clone, Copy)]

@@ -8,33 +8,35 @@ use std::path::{Path, PathBuf};
 
 use crate::config::fault::{Fault, Faults, Place, Wrong};
 use crate::config::raw::RawConfig;
+use crate::config::source::{Reading, Source};
 use crate::config::written::{Given, Sheet, shown};
 use crate::config::{
     Config, Endpoint, Homeserver, Identity, IdentityTls, Limits, Listen, Log, NamedIdServer, Routes, Secret,
     SessionRules, Shutdown, Store, TlsFiles, Wording, address, named_file,
 };
 
-/// Checks all that was written; relative paths of files to be read begin at `folder`.
-pub(crate) fn check(mut sheet: Sheet, folder: &Path) -> Result<Config, Faults> {
+/// Checks all that was written; relative paths of files to be read begin at `folder`, and `source` notes each of them.
+pub(crate) fn check(mut sheet: Sheet, folder: &Path, source: Source) -> Reading {
     let raw = RawConfig::take(&mut sheet);
-    let mut check = Check { sheet, folder, warnings: Vec::new() };
-    let config = check.config(&raw);
-    match config {
+    let mut check = Check { sheet, folder, source, warnings: Vec::new() };
+    let config = match check.config(&raw) {
         Some(config) if check.sheet.faults.is_empty() => Ok(Config { warnings: check.warnings, ..config }),
         Some(_) | None => Err(Faults::sorted(check.sheet.faults)),
-    }
+    };
+    Reading { config, source: check.source }
 }
 
 /// The check under way. Its methods give `None` once a fault has been noted.
 pub(crate) struct Check<'a> {
     sheet: Sheet,
     folder: &'a Path,
+    source: Source,
     warnings: Vec<String>,
 }
 
 impl Check<'_> {
     fn config(&mut self, raw: &RawConfig) -> Option<Config> {
-        let state_dir = self.beside(&raw.state_dir);
+        let state_dir = raw.state_dir.value.as_ref().map(|path| self.folder.join(path));
         self.public_base_url(raw);
         let listen = self.listen(raw);
         let shutdown = self.shutdown(raw);
@@ -79,6 +81,7 @@ impl Check<'_> {
             wording: wording?,
             log: Log { format: raw.log_format.value?, level: raw.log_level.value? },
             warnings: Vec::new(),
+            source: self.source.clone(),
         })
     }
 
@@ -231,8 +234,10 @@ impl Check<'_> {
     }
 
     /// A file to be read: beside the configuration file.
-    fn beside(&self, given: &Given<PathBuf>) -> Option<PathBuf> {
-        given.value.as_ref().map(|path| self.folder.join(path))
+    fn beside(&mut self, given: &Given<PathBuf>) -> Option<PathBuf> {
+        let path = given.value.as_ref().map(|path| self.folder.join(path))?;
+        self.source.note(&path);
+        Some(path)
     }
 
     fn noted<T, V>(&mut self, given: &Given<T>, result: Result<V, Wrong>) -> Option<V> {

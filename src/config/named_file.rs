@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::config::Secret;
 use crate::config::fault::Wrong;
+use crate::matrix::Digest;
 
 /// Far more than any secret, certificate chain or template needs.
 const LARGEST: u64 = 1024 * 1024;
@@ -58,22 +59,41 @@ pub(crate) fn belong_together(chain: Vec<CertificateDer<'static>>, key: &Private
     })
 }
 
-/// Every file of the folder, by name. Hidden ones are left out: editors and mounted Kubernetes volumes keep their own
-/// there.
+/// Every file of the folder, by name.
 pub(crate) fn templates(directory: &Path, may_be_absent: bool) -> Result<BTreeMap<String, String>, Wrong> {
-    let entries = match fs::read_dir(directory) {
+    let files = match files(directory) {
         Err(error) if may_be_absent && error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        entries => entries.map_err(|error| unreadable(directory, &error))?,
+        files => files.map_err(|error| unreadable(directory, &error))?,
     };
-    let mut templates = BTreeMap::new();
-    for entry in entries {
-        let path = entry.map_err(|error| unreadable(directory, &error))?.path();
+    files.into_iter().map(|(name, path)| Ok((name, utf8(&path, read(&path)?)?))).collect()
+}
+
+/// What is at the path now: a file's content, or a folder's files with theirs. Of one that is too large to be read, its
+/// size. A pipe is left alone: it would be empty for whoever wants to read it.
+pub(crate) fn digest(path: &Path) -> Option<Digest> {
+    let found = fs::metadata(path).ok()?;
+    if found.is_dir() {
+        let listed = files(path).ok()?.into_iter().map(|(name, path)| (name, digest(&path)));
+        let listed = listed.map(|(name, content)| format!("{name}/{}", content.as_ref().map_or("", Digest::as_hex)));
+        return Some(Digest::of(listed.collect::<Vec<_>>().join("/").as_bytes()));
+    }
+    if found.len() > LARGEST {
+        return Some(Digest::of(&found.len().to_be_bytes()));
+    }
+    found.is_file().then(|| fs::read(path).ok()).flatten().map(|content| Digest::of(&content))
+}
+
+/// Hidden files are left out: editors and mounted Kubernetes volumes keep their own there.
+fn files(directory: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if !name.starts_with('.') && path.is_file() {
-            templates.insert(name, utf8(&path, read(&path)?)?);
+            files.insert(name, path);
         }
     }
-    Ok(templates)
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Wrong> {

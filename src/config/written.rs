@@ -10,7 +10,7 @@ use crate::config::fault::{Fault, Place, Wrong, nearest};
 use crate::config::grammar::Grammar;
 
 /// `THREEPID_SHIM__EMAIL__HOST` is `email.host`.
-const PREFIX: &str = "THREEPID_SHIM__";
+pub(crate) const PREFIX: &str = "THREEPID_SHIM__";
 
 /// A value before anybody has looked at its meaning. No `Debug`: it may be a secret.
 #[derive(Clone)]

@@ -15,7 +15,7 @@ use crate::serve::{self, Clock, Stamp};
 use crate::session::{Lifetimes, Session, Submitted, Wrong};
 use crate::store::{Key, Store};
 use crate::telemetry::{RequestId, Subject};
-use crate::wording::{Page, PageKind, Wording};
+use crate::wording::{self, Page, PageKind};
 
 /// The largest form: four short fields.
 const FORM_LIMIT: usize = 8 * 1024;
@@ -29,7 +29,7 @@ pub struct Confirm {
     pub config: Shared,
     pub store: Arc<Store>,
     pub clock: Clock,
-    pub wording: Arc<Wording>,
+    pub wording: wording::Shared,
     pub per_ip: Arc<Limit>,
 }
 
@@ -184,7 +184,7 @@ impl Answer<'_> {
         kind: PageKind<'_>,
         next_link: Option<&NextLink>,
     ) -> Result<Response<Bytes>, Refusal> {
-        let wording = &self.parts.wording;
+        let wording = self.parts.wording.load();
         let language = wording.language(self.language.as_deref());
         let page = Page { language: &language, server_name: &self.config.server_name, kind };
         let html = wording.page(&page).map_err(|error| {

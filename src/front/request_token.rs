@@ -48,10 +48,10 @@ impl RequestToken {
     pub async fn handle(
         &self,
         request: Request<Incoming>,
+        config: Arc<Config>,
         purpose: Purpose,
         medium: Medium,
     ) -> Result<Response<Body>, Refusal> {
-        let config = self.config.load_full();
         let (head, body) = request.into_parts();
         body::refuse_encoded(&head.headers)?;
         let bytes = body::read(body, body::REQUEST_TOKEN_LIMIT).await?;

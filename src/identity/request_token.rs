@@ -7,14 +7,14 @@ use http::{Response, StatusCode};
 
 use super::{Allowance, Asked};
 use crate::config::{Config, Shared};
-use crate::delivery::{Delivery, DeliveryError, Mail, Sms};
+use crate::delivery::{self, DeliveryError, Mail, Sms};
 use crate::in_flight::{self, Note, Verdict};
 use crate::matrix::{self, Errcode, Medium, Refusal, Sid, Timestamp, Token};
 use crate::random;
 use crate::serve::Clock;
 use crate::session::{self, Session};
 use crate::store::{Client, Fresh, Store};
-use crate::wording::{MailFacts, SmsFacts, Wording, WordingError};
+use crate::wording::{self, MailFacts, SmsFacts, WordingError};
 
 /// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`
 /// ([specification](https://matrix.org/docs/spec/identity_service/r0.2.1#deprecated-post-matrix-identity-api-v1-validate-email-requesttoken)).
@@ -23,8 +23,8 @@ pub struct RequestToken {
     pub config: Shared,
     pub store: Arc<Store>,
     pub clock: Clock,
-    pub wording: Arc<Wording>,
-    pub delivery: Delivery,
+    pub wording: wording::Shared,
+    pub delivery: delivery::Shared,
     pub allowance: Arc<Allowance>,
 }
 
@@ -92,7 +92,7 @@ impl RequestToken {
             .append_pair("sid", sid.as_str())
             .finish();
         let link = format!("{}{}?{query}", config.public_base_url.as_str(), note.purpose.link_path());
-        let wording = &self.wording;
+        let wording = self.wording.load_full();
         let text = wording.mail(&MailFacts {
             language: &wording.language(note.accept_language.as_deref()),
             purpose: note.purpose,
@@ -103,7 +103,8 @@ impl RequestToken {
         let text = text.map_err(|error| unwritten(&error, note))?;
         let to = asked.threepid.address.clone();
         let (sid, request_id, now) = (sid.clone(), note.request_id.clone(), self.clock.now());
-        self.delivery
+        let delivery = self.delivery.load_full();
+        delivery
             .mail(&Mail { to, text, sid, request_id, now })
             .await
             .map_err(|error| undelivered(&error, Medium::Email))
@@ -113,7 +114,7 @@ impl RequestToken {
         let Message { config, asked, note, sid, .. } = *message;
         let code = Token::code_from_random(random::bytes()?);
         self.keep(message, &code, self.clock.now().after(session::CODE_LIFETIME)).await?;
-        let wording = &self.wording;
+        let wording = self.wording.load_full();
         let text = wording.sms(&SmsFacts {
             language: &wording.language(note.accept_language.as_deref()),
             purpose: note.purpose,
@@ -129,7 +130,7 @@ impl RequestToken {
             request_id: note.request_id.clone(),
             attempt: note.send_attempt,
         };
-        self.delivery.sms(&sms).await.map_err(|error| undelivered(&error, Medium::Msisdn))
+        self.delivery.load_full().sms(&sms).await.map_err(|error| undelivered(&error, Medium::Msisdn))
     }
 
     /// The token is stored before it is sent, so that nothing that was taken is unknown here.

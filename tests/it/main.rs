@@ -42,6 +42,7 @@ mod phones;
 mod policies;
 mod postfix;
 mod process;
+mod reload;
 mod request_token;
 mod secure;
 mod sequences;

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use tempfile::TempDir;
 use threepid_shim::config::{Config, Endpoint};
 use threepid_shim::serve::{Clock, Listener, Listeners};
-use threepid_shim::{Shutdown, run};
+use threepid_shim::{Signals, run};
 
 use crate::client::Client;
 
@@ -19,6 +19,9 @@ pub struct Shim {
     pub clients: String,
     pub identity: String,
     pub admin: String,
+    pub signals: Signals,
+    /// Only a signal has it read its configuration again.
+    pub looks_seldom: bool,
     now: Arc<AtomicU64>,
     folder: TempDir,
 }
@@ -34,11 +37,15 @@ pub struct Wanted {
     pub homeserver: String,
     /// More of the `[identity]` table.
     pub identity: String,
+    /// Between two looks whether the configuration has changed, when a test waits for them.
+    pub look_every: Option<Duration>,
 }
 
 /// Limits that no test reaches by accident.
 pub const ROOMY: &str = "[limits]\nrequest_token_per_ip = \"10000/1m\"\nrequest_token_per_address = \"10000/1m\"\n\
                          submit_token_per_ip = \"10000/1m\"\n";
+
+const CONFIG_FILE: &str = "shim.toml";
 
 impl Wanted {
     pub fn config(config: &str) -> Self {
@@ -78,7 +85,9 @@ impl Shim {
             more_homeserver = wanted.homeserver,
             more_identity = wanted.identity,
         );
-        let config = Config::from_text(&text).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
+        let file = folder.path().join(CONFIG_FILE);
+        std::fs::write(&file, &text).unwrap();
+        let config = Config::load(Some(&file), std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
         let now = Arc::new(AtomicU64::new(wall_millis()));
         let identity = Listener::from_std(identity).unwrap();
         let admin = Listener::bind(&free()).unwrap();
@@ -89,9 +98,12 @@ impl Shim {
             admin: vec![admin],
             clock: Clock::manual(Arc::clone(&now)),
         };
-        tokio::spawn(run(config, listeners, Shutdown::default()));
+        let mut signals = Signals::default();
+        signals.look_every = wanted.look_every.unwrap_or(signals.look_every);
+        let looks_seldom = signals.look_every > Duration::from_secs(60);
+        tokio::spawn(run(config, listeners, signals.clone()));
         let identity = format!("localhost:{port}");
-        Self { clients: address, identity, admin: admin_address, now, folder }
+        Self { clients: address, identity, admin: admin_address, signals, looks_seldom, now, folder }
     }
 
     pub fn client(&self) -> Client {
@@ -101,6 +113,11 @@ impl Shim {
     /// The noun `Clock`: moves the shim's time on.
     pub fn later(&self, by: Duration) {
         self.now.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Its folder is the state folder, too.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join(CONFIG_FILE)
     }
 
     /// The mails in the outbox, oldest first.

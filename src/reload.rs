@@ -1,0 +1,222 @@
+//! The configuration read again: on SIGHUP, or when a file it was read from has changed. All of it is put in force, or
+//! nothing.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+
+use crate::certificates;
+use crate::config::{self, Config, IdentityTls, Source};
+use crate::delivery::{self, Delivery};
+use crate::serve::Tls;
+use crate::telemetry::{self, Metrics, Reloaded};
+use crate::wording::{self, Wording};
+
+/// Between two looks at the files.
+pub const EVERY: Duration = Duration::from_secs(5);
+/// A changed file is looked at a second time after this part of it, since editors write in more than one step.
+const SETTLED_AFTER: u32 = 5;
+
+/// All that a reload replaces, as the doors share it. Cheap to clone; all clones change together.
+#[derive(Clone)]
+pub struct InForce {
+    pub config: config::Shared,
+    pub wording: wording::Shared,
+    pub delivery: delivery::Shared,
+    pub client_tls: Option<Tls>,
+    pub identity_tls: Tls,
+}
+
+/// What cannot be used of a configuration that is good by itself, one fault an entry.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Unusable(Vec<String>);
+
+/// How many faults the last reload had. Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct LastReload(Arc<AtomicUsize>);
+
+/// Reads the configuration again for as long as it runs.
+pub struct Reload {
+    pub in_force: InForce,
+    pub metrics: Metrics,
+    pub last: LastReload,
+}
+
+impl InForce {
+    /// Makes all parts at the start.
+    pub fn start(config: Config, metrics: &Metrics) -> Result<Self, Unusable> {
+        let mut faults = Faults::default();
+        let parts = Parts::make(&config, metrics, &mut faults);
+        let identity_tls = faults.note("identity.tls", certificates::identity(&config.identity, &config.state_dir));
+        match (parts, identity_tls) {
+            (Some(parts), Some(identity_tls)) => Ok(Self {
+                config: Arc::new(ArcSwap::from_pointee(config)),
+                wording: Arc::new(ArcSwap::from_pointee(parts.wording)),
+                delivery: Arc::new(ArcSwap::from_pointee(parts.delivery)),
+                client_tls: parts.client_tls.map(Tls::new),
+                identity_tls: Tls::new(identity_tls),
+            }),
+            (None, _) | (_, None) => Err(Unusable(faults.0)),
+        }
+    }
+
+    /// A request that has begun keeps what it has taken.
+    fn replace(&self, next: Next) {
+        self.wording.store(Arc::new(next.parts.wording));
+        self.delivery.store(Arc::new(next.parts.delivery));
+        if let (Some(tls), Some(new)) = (&self.client_tls, next.parts.client_tls) {
+            tls.replace(new);
+        }
+        if let Some(new) = next.identity_tls {
+            self.identity_tls.replace(new);
+        }
+        telemetry::set_level(next.config.log.level);
+        self.config.store(Arc::new(next.config));
+    }
+}
+
+impl LastReload {
+    /// None: what is in force is what was written.
+    pub fn faults(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Reload {
+    /// Whenever it is `asked`; and when a look finds a file changed, and the next look finds it the same as the last.
+    pub async fn run(self, asked: Arc<Notify>, every: Duration) {
+        let mut tried = self.in_force.config.load().source.clone();
+        let mut changing: Option<Source> = None;
+        loop {
+            let wait = if changing.is_some() { every / SETTLED_AFTER } else { every };
+            let why = tokio::select! {
+                () = asked.notified() => "SIGHUP",
+                () = tokio::time::sleep(wait) => {
+                    let known = tried.clone();
+                    let Ok(found) = spawn_blocking(move || known.look()).await else { continue };
+                    let before = changing.take();
+                    if found == tried {
+                        continue;
+                    }
+                    if before.as_ref() != Some(&found) {
+                        changing = Some(found);
+                        continue;
+                    }
+                    tried = found;
+                    "a file has changed"
+                }
+            };
+            changing = None;
+            tried = self.reload(why, tried).await;
+        }
+    }
+
+    /// Gives back what was seen, whether it could be used or not: a fault is told once. `tried`: as far as is known.
+    async fn reload(&self, why: &'static str, tried: Source) -> Source {
+        let (running, metrics) = (self.in_force.config.load_full(), self.metrics.clone());
+        let read = spawn_blocking(move || read_again(&running, &metrics)).await;
+        let (source, next) = read.unwrap_or_else(|panic| (tried, Err(vec![panic.to_string()])));
+        let faults = match next {
+            Ok(next) => {
+                for warning in &next.config.warnings {
+                    tracing::warn!("{warning}");
+                }
+                if !next.waiting.is_empty() {
+                    tracing::warn!(keys = next.waiting.join(" "), "changed, but takes effect at the next start");
+                }
+                self.in_force.replace(next);
+                tracing::info!(why, "configuration reloaded");
+                Vec::new()
+            }
+            Err(faults) => faults,
+        };
+        for fault in &faults {
+            tracing::error!(why, fault, "configuration not reloaded: the one before stays in force");
+        }
+        self.last.0.store(faults.len(), Ordering::Relaxed);
+        self.metrics.config_reload_failed.set((!faults.is_empty()).into());
+        let outcome = if faults.is_empty() { "applied" } else { "failed" };
+        self.metrics.config_reloads.get_or_create(&Reloaded { outcome }).inc();
+        source
+    }
+}
+
+/// What a reload puts in force, all made before any of it is.
+struct Next {
+    config: Config,
+    parts: Parts,
+    /// `None`: the one that the shim made for itself serves on.
+    identity_tls: Option<ServerConfig>,
+    /// Keys that wait for the next start.
+    waiting: Vec<&'static str>,
+}
+
+struct Parts {
+    wording: Wording,
+    delivery: Delivery,
+    client_tls: Option<ServerConfig>,
+}
+
+impl Parts {
+    fn make(config: &Config, metrics: &Metrics, faults: &mut Faults) -> Option<Self> {
+        let words = &config.wording;
+        let wording = Wording::new(&words.default_language, words.templates.clone());
+        let wording = faults.note("wording.directory", wording);
+        let delivery = Delivery::new(&config.email, &config.sms, &config.server_name, metrics.clone());
+        let delivery = faults.note("delivery", delivery);
+        let client_tls = faults.note("listen.tls", config.listen.tls.as_ref().map(Tls::read).transpose());
+        Some(Self { wording: wording?, delivery: delivery?, client_tls: client_tls? })
+    }
+}
+
+/// Files are read and templates tried here: never on a thread that serves.
+fn read_again(running: &Config, metrics: &Metrics) -> (Source, Result<Next, Vec<String>>) {
+    let reading = running.source.read();
+    let next = match reading.config {
+        Ok(config) => next(config, running, metrics),
+        Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+    };
+    (reading.source, next)
+}
+
+fn next(written: Config, running: &Config, metrics: &Metrics) -> Result<Next, Vec<String>> {
+    let (config, waiting) = written.keeping(running);
+    let mut faults = Faults::default();
+    let parts = Parts::make(&config, metrics, &mut faults);
+    let identity_tls =
+        if (&config.identity.tls, &running.identity.tls) == (&IdentityTls::Generated, &IdentityTls::Generated) {
+            Some(None)
+        } else {
+            faults.note("identity.tls", certificates::identity(&config.identity, &config.state_dir)).map(Some)
+        };
+    match (parts, identity_tls) {
+        (Some(parts), Some(identity_tls)) => Ok(Next { config, parts, identity_tls, waiting }),
+        (None, _) | (_, None) => Err(faults.0),
+    }
+}
+
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    /// Notes what is wrong under a key, with its causes.
+    fn note<T, E: Error>(&mut self, key: &str, made: Result<T, E>) -> Option<T> {
+        made.map_err(|error| {
+            let mut chain = vec![key.to_owned(), error.to_string()];
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                chain.push(error.to_string());
+                cause = error.source();
+            }
+            self.0.push(chain.join(": "));
+        })
+        .ok()
+    }
+}
