@@ -51,11 +51,18 @@ impl Answer {
 pub struct Client {
     address: String,
     headers: Vec<(String, String)>,
+    /// The version segment of its paths.
+    api: &'static str,
 }
 
 impl Client {
     pub fn of(address: impl Into<String>) -> Self {
-        Self { address: address.into(), headers: Vec::new() }
+        Self { address: address.into(), headers: Vec::new(), api: "r0" }
+    }
+
+    pub fn speaking(mut self, api: &'static str) -> Self {
+        self.api = api;
+        self
     }
 
     pub fn with(mut self, name: &str, value: &str) -> Self {
@@ -73,6 +80,15 @@ impl Client {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.send("POST", path, body.to_string().as_bytes()).await
+    }
+
+    /// POST to an endpoint of the client-server API.
+    pub async fn call(&self, endpoint: &str, body: Value) -> Answer {
+        self.post(&self.path(endpoint), body).await
+    }
+
+    pub fn path(&self, endpoint: &str) -> String {
+        format!("/_matrix/client/{}/{endpoint}", self.api)
     }
 
     pub async fn send(&self, method: &str, target: &str, body: &[u8]) -> Answer {
@@ -96,41 +112,40 @@ impl Client {
     /// The three requestTokens, as a client of today sends them: without `id_server`.
     pub async fn request_token(&self, purpose: &str, email: &str, client_secret: &str, send_attempt: i64) -> Answer {
         let body = json!({ "client_secret": client_secret, "email": email, "send_attempt": send_attempt });
-        self.post(&request_token_path(purpose), body).await
+        self.call(&format!("{purpose}/email/requestToken"), body).await
     }
 
     /// Completes a registration with creds as they are.
     pub async fn register(&self, username: &str, creds: Value) -> Answer {
         let auth = json!({ "type": "m.login.email.identity", "threepid_creds": creds });
-        self.post("/_matrix/client/r0/register", json!({ "username": username, "password": PASSWORD, "auth": auth }))
-            .await
+        self.call("register", json!({ "username": username, "password": PASSWORD, "auth": auth })).await
     }
 
     pub async fn reset_password(&self, new_password: &str, creds: Value) -> Answer {
         let auth = json!({ "type": "m.login.email.identity", "threepid_creds": creds });
-        self.post("/_matrix/client/r0/account/password", json!({ "new_password": new_password, "auth": auth })).await
+        self.call("account/password", json!({ "new_password": new_password, "auth": auth })).await
     }
 
     pub async fn add_3pid(&self, creds: Value) -> Answer {
-        self.post("/_matrix/client/r0/account/3pid", json!({ "three_pid_creds": creds })).await
+        self.call("account/3pid", json!({ "three_pid_creds": creds })).await
     }
 
     pub async fn login(&self, email: &str, password: &str) -> Answer {
         let identifier = json!({ "type": "m.id.thirdparty", "medium": "email", "address": email });
         let body = json!({ "type": "m.login.password", "identifier": identifier, "password": password });
-        self.post("/_matrix/client/r0/login", body).await
+        self.call("login", body).await
     }
 
     /// A user without any address, for the account that adds one.
     pub async fn register_plainly(&self, username: &str) -> String {
         let auth = json!({ "type": "m.login.dummy" });
         let body = json!({ "username": username, "password": PASSWORD, "auth": auth });
-        let answer = self.post("/_matrix/client/r0/register", body).await.ok();
+        let answer = self.call("register", body).await.ok();
         answer["access_token"].as_str().expect("an access token").to_owned()
     }
 
     pub async fn addresses(&self) -> Vec<String> {
-        let all = self.get("/_matrix/client/r0/account/3pid").await.ok();
+        let all = self.get(&self.path("account/3pid")).await.ok();
         all["threepids"].as_array().unwrap().iter().map(|one| one["address"].as_str().unwrap().to_owned()).collect()
     }
 

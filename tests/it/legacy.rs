@@ -18,11 +18,13 @@ pub struct Legacy {
     /// `host:port`
     pub address: String,
     doors: Reserved,
-    _state: TempDir,
+    state: TempDir,
 }
 
-/// The versions that every flow is run against.
+/// One of each kind: what a homeserver does with an identity server differs between 0.x and 1.x.
 pub const VERSIONS: [&str; 2] = ["1.3.1", "0.99.5.2"];
+/// Those that every flow is run against.
+pub const EVERY_VERSION: [&str; 5] = ["0.34.1.1", "0.99.5.2", "1.0.0", "1.2.1", "1.3.1"];
 
 /// The homeserver of that version, started when it is first asked for.
 pub fn legacy(version: &'static str) -> &'static Legacy {
@@ -34,22 +36,39 @@ pub fn legacy(version: &'static str) -> &'static Legacy {
 impl Legacy {
     /// One of its own, with other settings; see `tests/homeserver/up`.
     pub fn start(version: &'static str, settings: &[(&str, &str)]) -> Self {
-        let doors = Reserved::new(DOORS);
         let state = tempfile::tempdir().unwrap();
-        let port = port();
-        let up = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/homeserver/up");
-        let output = Command::new(up)
-            .args(["--daemon", version, &port.to_string()])
-            .arg(state.path())
-            .env("ID_SERVER", doors.names())
+        let legacy = Self { version, address: format!("127.0.0.1:{}", port()), doors: Reserved::new(DOORS), state };
+        legacy.up(settings);
+        legacy
+    }
+
+    /// Another version takes its place, with the same address, database and keys.
+    pub fn replace(&mut self, version: &'static str, settings: &[(&str, &str)]) {
+        let down = self.tool("down").output().expect("tests/homeserver/down can be run");
+        assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
+        self.version = version;
+        self.up(settings);
+    }
+
+    fn up(&self, settings: &[(&str, &str)]) {
+        let output = self
+            .tool("up")
+            .arg("--daemon")
+            .env("ID_SERVER", self.doors.names())
             .env("CA_FILE", &authority().ca)
             .env("STOP_WITH", std::process::id().to_string())
             .envs(settings.iter().copied())
             .output()
             .expect("tests/homeserver/up can be run");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "Synapse {version} is needed (./tests/run installs it): {said}");
-        Self { version, address: format!("127.0.0.1:{port}"), doors, _state: state }
+        assert!(output.status.success(), "Synapse {} is needed (./tests/run installs it): {said}", self.version);
+    }
+
+    fn tool(&self, name: &str) -> Command {
+        let mut tool = Command::new(format!("{}/tests/homeserver/{name}", env!("CARGO_MANIFEST_DIR")));
+        let port = self.address.split(':').next_back().unwrap();
+        tool.args([self.version, port]).arg(self.state.path());
+        tool
     }
 
     /// A client of the bare homeserver, around any shim.

@@ -23,8 +23,10 @@
 mod attacks;
 mod browser;
 mod client;
+mod clients;
 mod completion;
 mod config;
+mod dendrite;
 mod email;
 mod flows;
 mod forward;
@@ -48,4 +50,6 @@ mod secure;
 mod sequences;
 mod shim;
 mod sms;
+mod stand_aside;
+mod table;
 mod versions;

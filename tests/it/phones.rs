@@ -6,16 +6,17 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, creds};
 use crate::gateway::{Does, Gateway};
-use crate::legacy::{VERSIONS, legacy, unique};
+use crate::legacy::{EVERY_VERSION, legacy, unique};
 use crate::shim::{Shim, Wanted};
+use crate::table::{MSC2263, WORKS, cell};
 
 const SUBMIT: &str = "/_matrix/client/unstable/threepid_shim/msisdn/submit_token";
 
-async fn gateway() -> Gateway {
+pub async fn gateway() -> Gateway {
     Gateway::http(Does::answer(200, "{}")).await
 }
 
-fn wanted(gateway: &Gateway, limits: &str) -> Wanted {
+pub fn wanted(gateway: &Gateway, limits: &str) -> Wanted {
     let routes =
         "[routes]\nregister.msisdn = \"handle\"\npassword.msisdn = \"handle\"\naccount_3pid.msisdn = \"handle\"\n";
     let sms = format!("[sms]\ntransport = \"http\"\nfrom = \"Example\"\n{}", gateway.keys("url", "/send"));
@@ -23,7 +24,7 @@ fn wanted(gateway: &Gateway, limits: &str) -> Wanted {
 }
 
 /// A British mobile number that no other test uses, as a person writes it.
-fn number() -> String {
+pub fn number() -> String {
     let n: u32 = unique("").parse().unwrap();
     format!("07400 {:06}", 100_000 + n)
 }
@@ -34,7 +35,7 @@ async fn request(client: &Client, purpose: &str, number: &str, secret: &str, att
 }
 
 /// The code of the newest message.
-fn code(gateway: &Gateway) -> String {
+pub fn code(gateway: &Gateway) -> String {
     let text: Value = serde_json::from_str(&gateway.requests().last().unwrap().body).unwrap();
     let text = text["text"].as_str().unwrap().to_owned();
     text.split(|c: char| !c.is_ascii_digit()).find(|word| word.len() == 6).unwrap().to_owned()
@@ -52,7 +53,7 @@ fn wrong(code: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_adds_a_phone_number_by_the_code_that_came() {
-    for version in VERSIONS {
+    for version in EVERY_VERSION {
         let synapse = legacy(version);
         let gateway = gateway().await;
         let shim = synapse.shim(wanted(&gateway, "")).await;
@@ -77,24 +78,62 @@ async fn a_user_adds_a_phone_number_by_the_code_that_came() {
         assert_eq!(submit(&user, sid, &secret, &code(&gateway)).await.ok(), json!({ "success": true }));
         user.add_3pid(creds(sid, &secret)).await.ok();
         assert_eq!(user.addresses().await, [msisdn], "{version}");
+        cell(version, "add phone", MSC2263, WORKS, &bare.errcode());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_registers_by_a_phone_number() {
-    for version in VERSIONS {
+    for version in EVERY_VERSION {
         let synapse = legacy(version);
         let gateway = gateway().await;
         let shim = synapse.shim(wanted(&gateway, "")).await;
         let client = shim.client();
-        let (name, secret) = (unique("phone"), unique("secret"));
-        let asked = request(&client, "register", &number(), &secret, 1).await.ok();
+        let (name, number, secret) = (unique("phone"), number(), unique("secret"));
+        let bare = request(&synapse.bare(), "register", &number, &secret, 1).await;
+        assert_eq!(bare.verdict(), (400, "M_MISSING_PARAM".into()));
+        let asked = request(&client, "register", &number, &secret, 1).await.ok();
         let sid = asked["sid"].as_str().unwrap();
         submit(&client, sid, &secret, &code(&gateway)).await.ok();
         let auth = json!({ "type": "m.login.msisdn", "threepid_creds": creds(sid, &secret) });
         let body = json!({ "username": name, "password": "correct horse", "auth": auth });
-        let registered = client.post("/_matrix/client/r0/register", body).await.ok();
-        assert_eq!(registered["user_id"], format!("@{name}:localhost"), "{version}");
+        let answer = client.post("/_matrix/client/r0/register", body).await;
+        if version == "0.34.1.1" {
+            // It believes the shim, but none of its flows has the stage.
+            assert_eq!((answer.status, &answer.json()["completed"]), (401, &json!(["m.login.msisdn"])));
+            cell(version, "register by phone", MSC2263, "not offered", &bare.errcode());
+            continue;
+        }
+        assert_eq!(answer.ok()["user_id"], format!("@{name}:localhost"), "{version}");
+        cell(version, "register by phone", MSC2263, WORKS, &bare.errcode());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_cannot_reset_a_password_by_phone_since_no_old_homeserver_can() {
+    for version in EVERY_VERSION {
+        let synapse = legacy(version);
+        let gateway = gateway().await;
+        let shim = synapse.shim(wanted(&gateway, "")).await;
+        let user = shim.client().logged_in(&shim.client().register_plainly(&unique("phone")).await);
+        let (number, secret) = (number(), unique("secret"));
+        let sid = request(&user, "account/3pid", &number, &secret, 1).await.sid();
+        submit(&user, &sid, &secret, &code(&gateway)).await.ok();
+        user.add_3pid(creds(&sid, &secret)).await.ok();
+
+        let bare = request(&synapse.bare(), "account/password", &number, &secret, 1).await;
+        let asked = request(&user, "account/password", &number, &secret, 1).await;
+        if version == "1.0.0" {
+            assert_eq!((asked.status, bare.status), (500, 500), "it fails over its own configuration");
+            cell(version, "reset by phone", MSC2263, "500 of the homeserver", "500");
+            continue;
+        }
+        let sid = asked.sid();
+        submit(&user, &sid, &secret, &code(&gateway)).await.ok();
+        let auth = json!({ "type": "m.login.msisdn", "threepid_creds": creds(&sid, &secret) });
+        let reset = shim.client().call("account/password", json!({ "new_password": "new", "auth": auth })).await;
+        assert_eq!(reset.verdict(), (500, "M_UNKNOWN".into()), "{version}: the shim's part is done");
+        cell(version, "reset by phone", MSC2263, "500 of the homeserver", &bare.errcode());
     }
 }
 

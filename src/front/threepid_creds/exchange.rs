@@ -50,7 +50,7 @@ impl Exchange {
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
         let told = self.settle(&shown).await?;
-        if self.handed_over && told == Told::Nothing && shown.outcome != Some(Completed::Request) {
+        if self.handed_over && told == Told::Nothing && shown.waits {
             return Err(Refusal::creds());
         }
         Ok(answer?.map(Body::from))
@@ -129,6 +129,8 @@ impl Exchange {
 struct Shown {
     outcome: Option<Completed>,
     uia_session: Option<String>,
+    /// A 401 that has the client send its creds again, for ever. One about the access token has it log in.
+    waits: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,13 +144,15 @@ enum Completed {
 impl Shown {
     fn by(answer: &Response<Bytes>) -> Self {
         if answer.status().is_success() {
-            return Self { outcome: Some(Completed::Request), uia_session: None };
+            return Self { outcome: Some(Completed::Request), ..Self::default() };
         }
         let object = Object::parse(answer.body()).ok().filter(|_| answer.status() == StatusCode::UNAUTHORIZED);
         let Some(object) = object else { return Self::default() };
         let completed = object.get("completed").and_then(body::elements).unwrap_or_default();
         let stage = |raw: &&RawValue| matches!(raw.get(), "\"m.login.email.identity\"" | "\"m.login.msisdn\"");
         let outcome = completed.iter().any(stage).then_some(Completed::Stage);
-        Self { outcome, uia_session: object.string("session") }
+        let errcode = object.string("errcode");
+        let about_token = matches!(errcode.as_deref(), Some("M_UNKNOWN_TOKEN" | "M_MISSING_TOKEN"));
+        Self { outcome, uia_session: object.string("session"), waits: outcome.is_none() && !about_token }
     }
 }
