@@ -308,7 +308,7 @@ async fn a_faulty_configuration_changes_nothing_and_says_so_until_it_is_correcte
             ("a key of another certificate", path("tls.key"), other_key, key, 1),
             ("a CA that is none and a certificate that is none", path("tls.crt"), "none".to_owned(), leaf, 2),
             ("an empty secret", volume.path().join("password"), String::new(), "fresh".to_owned(), 1),
-            ("a template with a slip", templates.join("mail.txt"), "{{ server_nam }}".into(), "{{ link }}".into(), 1),
+            ("a template with a slip", templates.join("mail.txt"), "{{ sever_name }}".into(), "{{ link }}".into(), 1),
             ("a language half done", templates.join("de.json"), "{}".into(), "{ \"x\"".into(), 1),
         ];
         let mut ran = 0;
