@@ -73,6 +73,12 @@ else:
 if email and password_reset != "off":
     cfg["email"] = email
 
+if version >= (1, 25):
+    # From 1.25 calls to identity servers obey ip_range_blacklist, which has loopback.
+    cfg["ip_range_whitelist"] = ["127.0.0.0/8", "::1/128"]
+if version >= (1, 64):
+    cfg["enable_registration_without_verification"] = True
+
 rate = env("RATE") or "1000"
 if rate != "stock":
     one = {"per_second": float(rate), "burst_count": int(float(rate))}
@@ -80,18 +86,24 @@ if rate != "stock":
         cfg[key] = one
     cfg["rc_login"] = {"address": one, "account": one, "failed_attempts": one}
 
+# From 1.30 Synapse adds the request to a record by itself, and the filter is elsewhere.
+adds_request = version < (1, 30)
 log = {
     "version": 1,
     "formatters": {
-        "precise": {"format": "%(asctime)s - %(name)s - %(lineno)d - %(levelname)s - %(request)s - %(message)s"}
+        "precise": {
+            "format": "%(asctime)s - %(name)s - %(lineno)d - %(levelname)s - "
+            + ("%(request)s - " if adds_request else "")
+            + "%(message)s"
+        }
     },
-    "filters": {"context": {"()": "synapse.util.logcontext.LoggingContextFilter", "request": ""}},
+    "filters": {"context": {"()": "synapse.util.logcontext.LoggingContextFilter", "request": ""}} if adds_request else {},
     "handlers": {
         "file": {
             "class": "logging.FileHandler",
             "filename": os.path.join(state, "homeserver.log"),
             "formatter": "precise",
-            "filters": ["context"],
+            "filters": ["context"] if adds_request else [],
         }
     },
     "loggers": {"synapse": {"level": env("LOG_LEVEL") or "INFO"}},
