@@ -25,9 +25,10 @@
 //! | `front/route` | `front/separate_add` `front/threepid_creds` |
 //! | `front/separate_add` | `body` `front/forward` `front/threepid_creds` |
 //! | `front/versions` | `body` `front/forward` |
-//! | `front/submit_token` | `body` `config` `limit` `serve` `session` `store` |
+//! | `front/submit_token` | `body` `config` `limit` `serve` `store` `submission` |
 //! | `front/confirm` | `body` `config` `limit` `serve` `session` `store` `wording` |
 //! | `identity` | `body` `config` `delivery` `in_flight` `limit` `random` `serve` `session` `store` `wording` |
+//! | `submission` | `body` `config` `session` `store` |
 //! | `needs_shim` | `config` `front/forward` `front/versions` |
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
@@ -56,6 +57,7 @@ pub mod reload;
 pub mod serve;
 pub mod session;
 pub mod store;
+pub mod submission;
 pub mod telemetry;
 pub mod wording;
 
