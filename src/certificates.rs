@@ -194,7 +194,12 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Identity {
-        Identity { name: name.into(), allowed_peers: Vec::new(), tls: IdentityTls::Generated }
+        Identity {
+            name: name.into(),
+            allowed_peers: Vec::new(),
+            accept_unannounced: false,
+            tls: IdentityTls::Generated,
+        }
     }
 
     /// Whether a client that trusts the bundle's last certificate and expects this name agrees to speak.

@@ -156,6 +156,8 @@ pub struct Identity {
     /// Literally what the homeserver's `trusted_third_party_id_servers` lists.
     pub name: String,
     pub allowed_peers: Vec<IpNet>,
+    /// Whether the homeserver may have addresses verified by itself, for no request that came to the client door.
+    pub accept_unannounced: bool,
     pub tls: IdentityTls,
 }
 
@@ -218,6 +220,8 @@ impl Routes {
             (Purpose::Password, Medium::Msisdn) => self.password_msisdn,
             (Purpose::Account3pid, Medium::Email) => self.account_3pid_email,
             (Purpose::Account3pid, Medium::Msisdn) => self.account_3pid_msisdn,
+            // No client asks for it.
+            (Purpose::Delegated, _) => RouteMode::Refuse,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod allowance;
 mod asked;
+mod delegated;
 mod request_token;
 
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use ipnet::IpNet;
 
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
-use crate::matrix::{self, ClientSecret, Errcode, Medium, Refusal, Sid};
+use crate::matrix::{self, ClientSecret, Errcode, Medium, Refusal, Sid, Timestamp};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::Store;
+use crate::telemetry::Metrics;
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -28,10 +30,11 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// homeservers call to have an address verified.
 #[derive(Debug)]
 pub struct Identity {
-    config: Shared,
-    store: Arc<Store>,
-    clock: Clock,
-    request_token: RequestToken,
+    pub config: Shared,
+    pub store: Arc<Store>,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub request_token: RequestToken,
 }
 
 impl Door for Identity {
@@ -43,10 +46,6 @@ impl Door for Identity {
 }
 
 impl Identity {
-    pub fn new(config: Shared, store: Arc<Store>, clock: Clock, request_token: RequestToken) -> Self {
-        Self { config, store, clock, request_token }
-    }
-
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
         if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
@@ -59,7 +58,10 @@ impl Identity {
             (&Method::POST, Some(path @ ("validate/email/requestToken" | "validate/msisdn/requestToken"))) => {
                 let medium = if path.contains("email") { Medium::Email } else { Medium::Msisdn };
                 let asked = Asked::parse(&read(request).await?, medium)?;
-                self.request_token.handle(asked).await
+                self.request(asked).await
+            }
+            (&Method::POST, Some("validate/msisdn/submitToken")) if self.accepts_unannounced() => {
+                self.submit_delegated(request).await
             }
             (&Method::GET, Some("3pid/getValidated3pid")) => self.get_validated_3pid(request.uri().query()).await,
             (&Method::POST, Some("3pid/bind")) => self.bind(request).await,
@@ -67,6 +69,23 @@ impl Identity {
             // keep its user from ever removing the address (P§3.4).
             _ => Err(Refusal::new(StatusCode::NOT_FOUND, Errcode::MUnrecognized, "Unrecognized request")),
         }
+    }
+
+    /// A requestToken is a client's, announced at the client door, or the homeserver's own.
+    async fn request(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
+        if let Some(note) = self.request_token.claim(&asked).await? {
+            return self.request_token.handle(asked, note).await;
+        }
+        if self.accepts_unannounced() {
+            return self.request_delegated(asked).await;
+        }
+        tracing::warn!("the homeserver asked for a message that no request in flight asked for");
+        let error = "No request in flight asks for this";
+        Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error))
+    }
+
+    fn accepts_unannounced(&self) -> bool {
+        self.config.load().identity.accept_unannounced
     }
 
     /// GET `/_matrix/identity/api/v1/3pid/getValidated3pid`
@@ -81,7 +100,12 @@ impl Identity {
         let (Some(sid), Some(client_secret)) = (sid, client_secret) else {
             return Ok(errcode(Errcode::MNoValidSession, "No session with this sid and client_secret"));
         };
-        match self.tell(&sid, &client_secret).await? {
+        let delegates = self.accepts_unannounced();
+        let tell = |session: &mut Session, now: Timestamp| {
+            let told = session.tell(&client_secret, now);
+            if told.is_none() && delegates { session.tell_delegating(&client_secret, now) } else { told }
+        };
+        match self.tell(&sid, tell).await? {
             Some((session, validated_at)) => Ok(matrix::json(
                 StatusCode::OK,
                 &serde_json::json!({
@@ -103,7 +127,8 @@ impl Identity {
         let fields = Fields::parse(&body).ok_or_else(refused)?;
         let sid = fields.get("sid").as_deref().and_then(Sid::parse).ok_or_else(refused)?;
         let client_secret = fields.get("client_secret").as_deref().and_then(ClientSecret::parse).ok_or_else(refused)?;
-        let (session, validated_at) = self.tell(&sid, &client_secret).await?.ok_or_else(refused)?;
+        let tell = |session: &mut Session, now: Timestamp| session.tell(&client_secret, now);
+        let (session, validated_at) = self.tell(&sid, tell).await?.ok_or_else(refused)?;
         let binding = serde_json::json!({
             "medium": session.threepid.medium.as_str(),
             "address": session.threepid.address.expose(),
@@ -117,9 +142,13 @@ impl Identity {
     }
 
     /// The session and when it was validated, if the homeserver may be told so.
-    async fn tell(&self, sid: &Sid, secret: &ClientSecret) -> Result<Option<(Session, u64)>, Refusal> {
+    async fn tell(
+        &self,
+        sid: &Sid,
+        tell: impl Fn(&mut Session, Timestamp) -> Option<Timestamp>,
+    ) -> Result<Option<(Session, u64)>, Refusal> {
         let now = self.clock.now();
-        let tell = |session: &mut Session| session.tell(secret, now).map(|at| (session.clone(), at.as_millis()));
+        let tell = |session: &mut Session| tell(session, now).map(|at| (session.clone(), at.as_millis()));
         Ok(self.store.update_session(sid, now, tell).await?.flatten())
     }
 }

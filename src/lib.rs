@@ -12,6 +12,10 @@
 //!
 //! Both doors meet only in the `store`.
 //!
+//! Beside them, with `identity.accept_unannounced`: a homeserver that needs no shim, but has no gateway of its own, has
+//! the identity door verify by itself. Such a session has no note and no trip through the front; it is
+//! [`Purpose::Delegated`](matrix::Purpose), which completes nothing there, and the homeserver alone is told of it.
+//!
 //! # Who may name whom
 //! `tests/it/layers.rs` holds every `use crate::…` to this table. `telemetry` and `matrix` may be named by any room.
 //!
@@ -27,7 +31,7 @@
 //! | `front/versions` | `body` `front/forward` |
 //! | `front/submit_token` | `body` `config` `limit` `serve` `store` `submission` |
 //! | `front/confirm` | `body` `config` `limit` `serve` `session` `store` `wording` |
-//! | `identity` | `body` `config` `delivery` `in_flight` `limit` `random` `serve` `session` `store` `wording` |
+//! | `identity` | `body` `config` `delivery` `in_flight` `limit` `random` `serve` `session` `store` `submission` `wording` |
 //! | `submission` | `body` `config` `session` `store` |
 //! | `needs_shim` | `config` `front/forward` `front/versions` |
 //! | `in_flight` | `store` |
@@ -243,7 +247,13 @@ impl State {
             delivery: Arc::clone(&self.in_force.delivery),
             allowance: Arc::clone(&self.allowance),
         };
-        Identity::new(Arc::clone(config), Arc::clone(&self.store), self.clock.clone(), request_token)
+        Identity {
+            config: Arc::clone(config),
+            store: Arc::clone(&self.store),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            request_token,
+        }
     }
 }
 

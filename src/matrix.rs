@@ -20,6 +20,9 @@ pub use threepid::{Address, AddressError, Medium, Threepid};
 pub const SUBMIT_TOKEN_PATH: &str = "/_matrix/client/unstable/threepid_shim/msisdn/submit_token";
 
 /// Which of the three requestToken families a session was begun on; it can complete nothing else.
+///
+/// `Delegated` is none of them: the homeserver began it by itself, did not say what for, and completes with it what it
+/// will. No request of a client's is ever for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
@@ -27,16 +30,32 @@ pub enum Purpose {
     Password,
     #[serde(rename = "account_3pid")]
     Account3pid,
+    Delegated,
 }
 
 impl Purpose {
-    pub const ALL: [Self; 3] = [Self::Register, Self::Password, Self::Account3pid];
+    pub const ALL: [Self; 4] = [Self::Register, Self::Password, Self::Account3pid, Self::Delegated];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Register => "register",
             Self::Password => "password",
             Self::Account3pid => "account_3pid",
+            Self::Delegated => "delegated",
+        }
+    }
+
+    /// Its requestToken, for logs and metrics.
+    pub fn route(self, medium: Medium) -> &'static str {
+        match (self, medium) {
+            (Self::Register, Medium::Email) => "register.email",
+            (Self::Register, Medium::Msisdn) => "register.msisdn",
+            (Self::Password, Medium::Email) => "password.email",
+            (Self::Password, Medium::Msisdn) => "password.msisdn",
+            (Self::Account3pid, Medium::Email) => "account_3pid.email",
+            (Self::Account3pid, Medium::Msisdn) => "account_3pid.msisdn",
+            (Self::Delegated, Medium::Email) => "delegated.email",
+            (Self::Delegated, Medium::Msisdn) => "delegated.msisdn",
         }
     }
 
@@ -46,6 +65,7 @@ impl Purpose {
             Self::Register => "/_matrix/client/unstable/threepid_shim/register/email/submit_token",
             Self::Password => "/_matrix/client/unstable/threepid_shim/password/email/submit_token",
             Self::Account3pid => "/_matrix/client/unstable/threepid_shim/account_3pid/email/submit_token",
+            Self::Delegated => "/_matrix/client/unstable/threepid_shim/delegated/email/submit_token",
         }
     }
 }

@@ -132,11 +132,17 @@ impl Check<'_> {
     }
 
     fn identity(&mut self, raw: &RawConfig) -> Option<Identity> {
-        self.networks("may ask which addresses have been confirmed", &raw.identity_allowed_peers);
+        let what = if raw.identity_accept_unannounced.value == Some(true) {
+            "may have messages sent, and ask which addresses have been confirmed"
+        } else {
+            "may ask which addresses have been confirmed"
+        };
+        self.networks(what, &raw.identity_allowed_peers);
         let files = self.tls_files(&raw.identity_tls_certificate, &raw.identity_tls_private_key);
         Some(Identity {
             name: raw.identity_name.value.clone()?,
             allowed_peers: raw.identity_allowed_peers.value.clone()?,
+            accept_unannounced: raw.identity_accept_unannounced.value?,
             tls: files.map_or(IdentityTls::Generated, IdentityTls::Files),
         })
     }

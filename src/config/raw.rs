@@ -102,6 +102,7 @@ keys! {
     identity_name: String = "identity.name", ID_SERVER_NAME, default("localhost:8091");
     identity_allowed_peers: Vec<IpNet> =
         "identity.allowed_peers", ListOf(NETWORK), default(["127.0.0.0/8", "::1/128"]);
+    identity_accept_unannounced: bool = "identity.accept_unannounced", Flag, default(false);
     identity_tls_certificate: PathBuf = "identity.tls.certificate", PATH, optional;
     identity_tls_private_key: PathBuf = "identity.tls.private_key", PATH, optional;
 

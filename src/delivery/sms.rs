@@ -35,7 +35,7 @@ impl Messenger {
         let (request_id, sid) = (&sms.request_id, sms.sid.as_str());
         let msisdn = msisdn(sms)?;
         match self {
-            // Configured this way no route handles phone numbers, and nobody comes here.
+            // Configured this way no route handles phone numbers, no homeserver is served, and nobody comes here.
             Self::None => {
                 let why = "is \"none\"".to_owned();
                 return Err(DeliveryError::Setup { what: "sms.transport".to_owned(), why });

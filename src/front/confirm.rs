@@ -20,7 +20,7 @@ use crate::wording::{self, Page, PageKind};
 /// The largest form: four short fields.
 const FORM_LIMIT: usize = 8 * 1024;
 
-/// GET and POST `/_matrix/client/unstable/threepid_shim/{register,password,account_3pid}/email/submit_token`.
+/// GET and POST `/_matrix/client/unstable/threepid_shim/{register,password,account_3pid,delegated}/email/submit_token`.
 ///
 /// Mail scanners and link previews fetch every link, so that a GET must not validate (Synapse #8004): whoever asked for
 /// the mail with his own client_secret would be let in by the victim's mail server.

@@ -90,18 +90,13 @@ impl Ours {
     /// For logs and metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::RequestToken(Purpose::Register, Medium::Email) => "register.email",
-            Self::RequestToken(Purpose::Register, Medium::Msisdn) => "register.msisdn",
-            Self::RequestToken(Purpose::Password, Medium::Email) => "password.email",
-            Self::RequestToken(Purpose::Password, Medium::Msisdn) => "password.msisdn",
-            Self::RequestToken(Purpose::Account3pid, Medium::Email) => "account_3pid.email",
-            Self::RequestToken(Purpose::Account3pid, Medium::Msisdn) => "account_3pid.msisdn",
+            Self::RequestToken(purpose, medium) => purpose.route(medium),
             Self::ThreepidCreds(Completion::Uia(Purpose::Register)) => "complete.register",
             Self::ThreepidCreds(Completion::Uia(Purpose::Password)) => "complete.password",
             Self::ThreepidCreds(Completion::Uia(Purpose::Account3pid) | Completion::Account3pid) => {
                 "complete.account_3pid"
             }
-            Self::ThreepidCreds(Completion::OtherUia) => "complete.other",
+            Self::ThreepidCreds(Completion::Uia(Purpose::Delegated) | Completion::OtherUia) => "complete.other",
             Self::Separate(Separate::Add) => "add",
             Self::Separate(Separate::Bind) => "bind",
             Self::Separate(Separate::Unbind) => "unbind",

@@ -149,6 +149,12 @@ impl ThreepidCreds {
         let all = object.as_ref().and_then(|object| creds::read(object).ok()).unwrap_or_default();
         let us = self.config.load().identity.name.clone();
         let Some(carried) = ours(&all, &us).unwrap_or_default() else { return self.forward.relay(&head, bytes).await };
+        // What the homeserver began by itself is its own affair.
+        let session = self.store.get(&Key::session(&carried.sid), self.clock.now()).await?;
+        if session.is_some_and(|session| session.purpose == Purpose::Delegated) {
+            Subject::of(&head.extensions).note_sid(&carried.sid);
+            return self.forward.relay(&head, bytes).await;
+        }
         let uia_session = object.as_ref().and_then(creds::uia_session);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;

@@ -3,12 +3,14 @@
 use crate::body::Fields;
 use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};
 
-/// The fields of the homeserver's requestToken that are used; the rest is in the note.
+/// The fields of the homeserver's requestToken that are used; the rest is in the note, when there is one.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) threepid: Threepid,
     pub(super) client_secret: ClientSecret,
     pub(super) send_attempt: i64,
+    /// As it was written; believed only where there is no note.
+    pub(super) next_link: Option<String>,
 }
 
 impl Asked {
@@ -31,6 +33,7 @@ impl Asked {
             },
             client_secret: client_secret.ok_or_else(|| invalid("client_secret"))?,
             send_attempt: send_attempt.ok_or_else(|| invalid("send_attempt"))?,
+            next_link: fields.get("next_link").filter(|written| !written.is_empty()),
         })
     }
 }

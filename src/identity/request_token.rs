@@ -29,14 +29,15 @@ pub struct RequestToken {
 }
 
 impl RequestToken {
-    pub(super) async fn handle(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
+    /// The note that a client's request left for this very attempt.
+    pub(super) async fn claim(&self, asked: &Asked) -> Result<Option<Note>, Refusal> {
         let key = in_flight::key(&asked.threepid, &asked.client_secret);
         let note = in_flight::claim(&self.store, &key, self.clock.now()).await?;
-        let Some(note) = note.filter(|note| note.send_attempt == asked.send_attempt) else {
-            tracing::warn!("the homeserver asked for a message that no request in flight asked for");
-            let error = "No request in flight asks for this";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error));
-        };
+        Ok(note.filter(|note| note.send_attempt == asked.send_attempt))
+    }
+
+    pub(super) async fn handle(&self, asked: Asked, note: Note) -> Result<Response<Bytes>, Refusal> {
+        let key = in_flight::key(&asked.threepid, &asked.client_secret);
         let config = self.config.load_full();
         let sent = self.send(&config, &asked, &note).await;
         let verdict = match &sent {
@@ -54,7 +55,7 @@ impl RequestToken {
         ))
     }
 
-    async fn send(&self, config: &Config, asked: &Asked, note: &Note) -> Result<Sid, Refusal> {
+    pub(super) async fn send(&self, config: &Config, asked: &Asked, note: &Note) -> Result<Sid, Refusal> {
         let now = self.clock.now();
         let expires = now.after(config.session.unvalidated_lifetime);
         let client = Client {

@@ -121,6 +121,23 @@ impl Session {
         }
     }
 
+    /// The same for a session that the homeserver began by itself: none of its requests comes by here, so that it is told
+    /// without a reservation, and again for as long after the first time as an owner may repeat a request.
+    pub fn tell_delegating(&mut self, client_secret: &ClientSecret, now: Timestamp) -> Option<Timestamp> {
+        let secret_fits = self.client_secret == client_secret.digest();
+        if self.purpose != Purpose::Delegated || !secret_fits || now >= self.expires {
+            return None;
+        }
+        match self.state {
+            State::Requested => None,
+            State::Validated { at: validated } => {
+                self.state = State::Consumed { validated, at: now };
+                Some(validated)
+            }
+            State::Consumed { validated, at } => (now < at.after(REPEAT)).then_some(validated),
+        }
+    }
+
     /// What the homeserver was told on behalf of this holder.
     pub fn told(&self, holder: &RequestId) -> Told {
         self.reservation.as_ref().filter(|held| held.holder == *holder).map_or(Told::Nothing, |held| held.told)
@@ -178,6 +195,28 @@ mod tests {
         assert_eq!(session.tell(&secret("other"), at(20)), None);
         session.settle(&id(1), Settled::Released, at(21));
         assert_eq!(session.tell(&secret("s3cr3t"), at(21)), None);
+    }
+
+    #[test]
+    fn a_delegated_session_is_told_to_the_homeserver_alone_and_for_ten_minutes() {
+        let mut session = Session { purpose: Purpose::Delegated, ..validated() };
+        for purpose in [Purpose::Register, Purpose::Password, Purpose::Account3pid] {
+            let (secret, owner) = (secret("s3cr3t"), Owner::uia_session("u"));
+            assert_eq!(session.reserve(&id(1), purpose, Some(&secret), &owner, at(20)), Reserved::Refused);
+        }
+        assert_eq!(session.tell(&secret("s3cr3t"), at(20)), None, "there is no reservation to tell it under");
+        assert_eq!(session.tell_delegating(&secret("other"), at(20)), None);
+        assert_eq!(session.tell_delegating(&secret("s3cr3t"), at(20)), Some(at(10)));
+        assert_eq!(session.tell_delegating(&secret("s3cr3t"), at(619)), Some(at(10)));
+        assert_eq!(session.tell_delegating(&secret("s3cr3t"), at(620)), None);
+
+        let mut late = Session { purpose: Purpose::Delegated, ..validated() };
+        assert_eq!(late.tell_delegating(&secret("s3cr3t"), at(10 + 86_400)), None, "expired");
+        let mut waiting = Session { purpose: Purpose::Delegated, ..mailed() };
+        assert_eq!(waiting.tell_delegating(&secret("s3cr3t"), at(20)), None, "not validated");
+        let mut announced = validated();
+        assert_eq!(announced.tell_delegating(&secret("s3cr3t"), at(20)), None, "a client's own session");
+        assert_eq!(announced, validated());
     }
 
     #[test]

@@ -56,7 +56,7 @@ mod tests {
             assert!(!text.contains("://") && !text.contains(['\n', '\r']));
             texts.insert(text);
         }
-        assert_eq!(texts.len(), 3);
+        assert_eq!(texts.len(), Purpose::ALL.len());
     }
 
     #[test]

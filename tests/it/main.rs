@@ -26,6 +26,7 @@ mod client;
 mod clients;
 mod completion;
 mod config;
+mod delegate;
 mod dendrite;
 mod email;
 mod flows;

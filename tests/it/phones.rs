@@ -29,7 +29,7 @@ pub fn number() -> String {
     format!("07400 {:06}", 100_000 + n)
 }
 
-async fn request(client: &Client, purpose: &str, number: &str, secret: &str, attempt: i64) -> Answer {
+pub async fn request(client: &Client, purpose: &str, number: &str, secret: &str, attempt: i64) -> Answer {
     let body = json!({ "client_secret": secret, "country": "GB", "phone_number": number, "send_attempt": attempt });
     client.post(&format!("/_matrix/client/r0/{purpose}/msisdn/requestToken"), body).await
 }
@@ -46,7 +46,7 @@ async fn submit(client: &Client, sid: &str, secret: &str, token: &str) -> Answer
 }
 
 /// The same six digits, but one.
-fn wrong(code: &str) -> String {
+pub fn wrong(code: &str) -> String {
     let last = if code.ends_with('0') { '1' } else { '0' };
     format!("{}{last}", &code[..5])
 }

@@ -26,7 +26,8 @@ impl Check<'_> {
             return raw.email_from.value.clone();
         }
         let routes = [&raw.register_email, &raw.password_email, &raw.account_3pid_email];
-        let is_handled = routes.iter().any(|route| route.value == Some(RouteMode::Handle));
+        let is_handled = routes.iter().any(|route| route.value == Some(RouteMode::Handle))
+            || raw.identity_accept_unannounced.value == Some(true);
         let server_name = raw.server_name.value.as_deref();
         if is_handled && raw.email_transport.value.is_some_and(|transport| transport != Transport::Log) {
             let example = server_name.map_or("example.org", |name| name.split(':').next().unwrap_or(name));

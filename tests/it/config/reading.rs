@@ -266,6 +266,22 @@ routes.account_3pid.email = \"refuse\"\n";
 }
 
 #[test]
+fn a_homeserver_that_asks_by_itself_needs_a_sender_and_no_open_door() {
+    assert!(!from_text("").identity.accept_unannounced);
+    let config = from_text("identity.accept_unannounced = true\nidentity.allowed_peers = [\"::/0\"]\n");
+    assert!(config.identity.accept_unannounced);
+    assert_eq!(config.warnings.len(), 1);
+    assert!(config.warnings[0].contains("everybody may have messages sent, and ask"), "{:?}", config.warnings);
+
+    let without_sender = "server_name = \"example.org\"\npublic_base_url = \"https://matrix.example.org\"\n\
+                          routes.register.email = \"refuse\"\nroutes.password.email = \"refuse\"\n\
+                          routes.account_3pid.email = \"refuse\"\n";
+    assert!(Config::from_text(without_sender).is_ok(), "no route mails");
+    let faults = Config::from_text(&format!("{without_sender}identity.accept_unannounced = true\n")).unwrap_err();
+    assert!(faults.to_string().contains("email.from: is missing"), "{faults}");
+}
+
+#[test]
 fn what_is_written_for_nothing_is_warned_about() {
     let more = "email.host = \"mail.example.org\"\nstore.url = \"redis://127.0.0.1\"\nsms.from = \"Example\"
 routes.named_id_server = \"reject\"\nroutes.trusted_id_servers = [\"vector.im\"]

@@ -71,7 +71,12 @@ async fn a_file_that_is_no_socket_is_not_replaced() {
 }
 
 fn made_in(state: &Path) -> rustls::ServerConfig {
-    let identity = Identity { name: "localhost:1".into(), allowed_peers: Vec::new(), tls: IdentityTls::Generated };
+    let identity = Identity {
+        name: "localhost:1".into(),
+        allowed_peers: Vec::new(),
+        accept_unannounced: false,
+        tls: IdentityTls::Generated,
+    };
     certificates::identity(&identity, state).unwrap()
 }
 

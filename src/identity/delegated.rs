@@ -1,0 +1,118 @@
+//! A homeserver that has addresses verified by itself (`identity.accept_unannounced`): no client's request came by the
+//! client door, so that these requests are counted and logged here.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::{Asked, Identity};
+use crate::body;
+use crate::config::SmsTransport;
+use crate::in_flight::Note;
+use crate::matrix::{self, Errcode, Medium, NextLink, Purpose, Refusal, Sid};
+use crate::random;
+use crate::session::Session;
+use crate::submission::{self, Submission};
+use crate::telemetry::{self, Outcome, RequestId, Subject};
+
+impl Identity {
+    /// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`, which no request in flight asks for.
+    pub(super) async fn request_delegated(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
+        let began = Instant::now();
+        let request_id = RequestId::from_random(random::bytes()?);
+        let subject = Subject::default();
+        let medium = asked.threepid.medium;
+        subject.note_medium(medium);
+        let sent = self.send_delegated(&asked, request_id.clone()).await;
+        if let Ok(sid) = &sent {
+            subject.note_sid(sid);
+        }
+        let base = self.config.load_full();
+        let requested = |sid: &Sid| matrix::requested(sid, &asked.threepid.address, base.public_base_url.as_str());
+        let answered = sent.map(|sid| matrix::json(StatusCode::OK, &requested(&sid)));
+        self.note(Purpose::Delegated.route(medium), &answered, &subject, &request_id, began);
+        answered
+    }
+
+    /// The homeserver tells neither purpose nor language, and it alone knows who asks.
+    async fn send_delegated(&self, asked: &Asked, request_id: RequestId) -> Result<Sid, Refusal> {
+        let config = self.config.load_full();
+        if asked.threepid.medium == Medium::Msisdn && matches!(config.sms.transport, SmsTransport::None) {
+            let error = "This server does not verify addresses of this kind";
+            return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
+        }
+        let next_link = match &asked.next_link {
+            Some(written) if asked.threepid.medium == Medium::Email => {
+                let parsed = NextLink::parse(written, &config.session.next_link_hosts);
+                let error = "next_link must be an http or https URL of a host that is allowed";
+                Some(parsed.ok_or_else(|| Refusal::bad_request(Errcode::MInvalidParam, error))?)
+            }
+            Some(_) | None => None,
+        };
+        let note = Note::new(request_id, Purpose::Delegated, asked.send_attempt, next_link, None, self.clock.now());
+        self.request_token.send(&config, asked, &note).await
+    }
+
+    /// POST `/_matrix/identity/api/v1/validate/msisdn/submitToken`
+    /// ([specification](https://matrix.org/docs/spec/identity_service/r0.2.1#deprecated-post-matrix-identity-api-v1-validate-msisdn-submittoken)):
+    /// Synapse has its clients submit codes to itself, and sends them on.
+    ///
+    /// 200 with `success: false` for a code that will not do: of any other status Synapse tells the client only that the
+    /// identity server could not be contacted.
+    pub(super) async fn submit_delegated(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
+        let began = Instant::now();
+        let request_id = RequestId::from_random(random::bytes()?);
+        let subject = Subject::default();
+        subject.note_medium(Medium::Msisdn);
+        let submitted = self.submit(request, &subject).await;
+        let answered = submitted.map(|()| matrix::json(StatusCode::OK, &serde_json::json!({ "success": true })));
+        self.note("delegated.submit_token", &answered, &subject, &request_id, began);
+        answered.or_else(|refusal| {
+            if refusal.status != StatusCode::BAD_REQUEST {
+                return Err(refusal);
+            }
+            let mut response = refusal.unsuccessful().into_response();
+            *response.status_mut() = StatusCode::OK;
+            Ok(response)
+        })
+    }
+
+    async fn submit(&self, request: Request<Incoming>, subject: &Subject) -> Result<(), Refusal> {
+        body::refuse_encoded(request.headers())?;
+        let body = body::read(request.into_body(), submission::BODY_LIMIT).await?;
+        let delegated = |session: &Session| session.purpose == Purpose::Delegated;
+        let rules = self.config.load().session.clone();
+        Submission::parse(&body, subject)?.submit(&self.store, &rules, self.clock.now(), delegated).await
+    }
+
+    /// The request's one line, and its place in the metrics.
+    fn note(
+        &self,
+        route: &'static str,
+        answered: &Result<Response<Bytes>, Refusal>,
+        subject: &Subject,
+        request_id: &RequestId,
+        began: Instant,
+    ) {
+        let (outcome, status, errcode) = match answered {
+            Ok(response) => (Outcome::Relayed, response.status(), None),
+            Err(refusal) => (Outcome::Refused, refusal.status, Some(refusal.errcode.as_str())),
+        };
+        let (outcome, took) = (outcome.as_str(), began.elapsed());
+        self.metrics.count_intercepted(route, outcome, took);
+        tracing::info!(
+            route,
+            outcome,
+            status = status.as_u16(),
+            errcode,
+            sid = subject.sid(),
+            medium = subject.medium(),
+            fault = telemetry::fault(status, errcode).as_str(),
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            %request_id,
+            "the homeserver asked by itself"
+        );
+    }
+}
