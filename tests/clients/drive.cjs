@@ -26,6 +26,8 @@ const sdk = require(version);
 const EMAIL = "m.login.email.identity";
 /** As in a browser, only sooner: there it is every two seconds. */
 const POLL_EVERY_MS = 50;
+/** No flow of a few requests takes so long: what hangs is to be seen. */
+const DEADLINE_MS = 120_000;
 /** Polls after the click without an end: the user gives up. */
 const PATIENCE = 20;
 
@@ -113,10 +115,11 @@ async function register(client, job) {
   auth.attemptAuth().then((ok) => (ended = { ok }), (error) => (ended = { error }));
   const poll = async () => {
     const before = asked;
-    await auth.poll();
-    // Answered, whatever the answer; the SDK waits for it in no way that could be seen from outside.
-    while (!ended && asked === before) await pause();
-    await pause();
+    // It asks nothing while an answer is awaited, and shows neither from outside.
+    while (!ended && asked === before) {
+      await auth.poll();
+      await pause();
+    }
   };
   while (!ended && !auth.getEmailSid()) await pause();
   if (!ended) {
@@ -200,7 +203,12 @@ const flows = {
   for (;;) {
     const job = await hear();
     try {
-      say({ result: { ok: await flows[job.flow](clientOf(job), job) ?? {} } });
+      const flow = flows[job.flow](clientOf(job), job);
+      let deadline;
+      const late = new Promise((_, fail) => {
+        deadline = setTimeout(() => fail(new Error(`${job.flow} has no end`)), DEADLINE_MS);
+      });
+      say({ result: { ok: await Promise.race([flow, late]).finally(() => clearTimeout(deadline)) ?? {} } });
     } catch (error) {
       say({ result: { failed: error?.errcode ?? String(error?.message ?? error), error: error?.data?.error ?? null } });
     }

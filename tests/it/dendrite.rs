@@ -5,7 +5,6 @@ mod double;
 use serde_json::{Value, json};
 
 use crate::client::{Client, PASSWORD, creds};
-use crate::homeserver::Raw;
 use crate::legacy::unique;
 use crate::mailbox::{At, Fault, Mailbox, Script};
 use crate::shim::{ROOMY, Shim, Wanted};
@@ -204,7 +203,9 @@ async fn a_route_that_is_observed_is_left_alone_and_counted() {
             dendrite.bare().send("POST", path, body.as_bytes()).await,
         );
         assert_eq!((answer.status, answer.text()), (bare.status, bare.text()), "{body}");
-        let sent: Vec<_> = dendrite.homeserver.requests().iter().rev().take(2).map(Raw::content).collect();
+        // The shim's own look at /versions comes whenever it comes.
+        let posts = dendrite.homeserver.requests().into_iter().rev().filter(|one| one.0.starts_with(b"POST "));
+        let sent: Vec<_> = posts.take(2).map(|one| one.content()).collect();
         assert_eq!(sent, [body.as_bytes(), body.as_bytes()], "byte for byte");
         let metrics = Client::of(&shim.admin).get("/metrics").await.text();
         let counted = format!("route=\"account_3pid.email\",outcome=\"{outcome}\"}} 1");
