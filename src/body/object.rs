@@ -15,7 +15,7 @@ const MOST_KEYS: usize = 500;
 const MOST_DEPTH: usize = 500;
 
 /// A JSON object with its keys in order, each value as its bytes: numbers, escapes and what lies deeper stay as sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Object<'a> {
     fields: Vec<(String, Cow<'a, RawValue>)>,
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
+use serde_json::value::RawValue;
 
 use crate::body::{self, Object};
 use crate::front::forward::{Body, Forward};
@@ -59,29 +60,45 @@ impl SeparateAdd {
         let object = Object::parse(&bytes)?;
         let sid = object.string("sid").filter(|sid| Sid::is_ours(sid));
         let (Some(sid), Some(client_secret)) = (sid, object.string("client_secret")) else {
-            return self.forward.relay(&head, bytes).await;
+            return self.threepid_creds.complete(head, bytes, Completion::Account3pid).await;
         };
-        let mut guarded = Object::parse(b"{\"devices\":[]}")?;
-        if let Some(auth) = object.get("auth") {
-            guarded.set("auth", auth.to_owned());
-        }
-        self.threepid_creds.refuse_ours(&guarded)?;
-        let answer = self.forward.ask(&sibling(&head, GUARDED)?, guarded.to_bytes(), ANSWER_LIMIT).await?;
-        if answer.status() != StatusCode::OK && !is_unrecognized(&answer) {
+        if let Some(answer) = self.guard(&head, object.get("auth")).await? {
             return Ok(answer.map(Body::from));
         }
         let creds = serde_json::json!({ "three_pid_creds": { "sid": sid, "client_secret": client_secret } });
-        let head = sibling(&head, "account/3pid")?;
+        let head = old(&head, "account/3pid")?;
         self.threepid_creds.complete(head, Bytes::from(creds.to_string()), Completion::Account3pid).await
+    }
+
+    /// The homeserver's answer to a user who has not given the password yet; `None`: has, or is not asked for one here.
+    async fn guard(&self, head: &Parts, auth: Option<&RawValue>) -> Result<Option<Response<Bytes>>, Refusal> {
+        let head = old(head, GUARDED)?;
+        let unguarded = Object::parse(b"{\"devices\":[]}")?;
+        if let Some(auth) = auth {
+            let mut guarded = unguarded.clone();
+            guarded.set("auth", auth.to_owned());
+            self.threepid_creds.refuse_ours(&guarded)?;
+            let answer = self.forward.ask(&head, guarded.to_bytes(), ANSWER_LIMIT).await?;
+            if answer.status() == StatusCode::OK {
+                return Ok(None);
+            }
+            // Not to be believed with `auth`: Synapse 1.3.1 answers with the 404 of an identity server that `auth` names.
+            if !is_unrecognized(&answer) {
+                return Ok(Some(answer));
+            }
+        }
+        let asked = self.forward.ask(&head, unguarded.to_bytes(), ANSWER_LIMIT).await?;
+        Ok(Some(asked).filter(|asked| asked.status() != StatusCode::OK && !is_unrecognized(asked)))
     }
 }
 
-/// The same request to another endpoint of the same version.
-fn sibling(head: &Parts, endpoint: &str) -> Result<Parts, Refusal> {
-    let path = head.uri.path().strip_suffix("account/3pid/add").ok_or_else(Refusal::internal)?;
+/// The same request to an endpoint that old homeservers have. They have it under `r0`; clients of today come by `v3`, and
+/// under `v2_alpha` Synapse 0.34 has `account/3pid` but nothing that asks for a password.
+fn old(head: &Parts, endpoint: &str) -> Result<Parts, Refusal> {
     let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let mut head = head.clone();
-    head.uri = Uri::try_from(format!("{path}{endpoint}{query}")).map_err(|_unwritable| Refusal::internal())?;
+    head.uri =
+        Uri::try_from(format!("/_matrix/client/r0/{endpoint}{query}")).map_err(|_unwritable| Refusal::internal())?;
     Ok(head)
 }
 

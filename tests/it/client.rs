@@ -70,6 +70,12 @@ impl Client {
         self
     }
 
+    /// The same client of another server.
+    pub fn at(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        self
+    }
+
     pub fn logged_in(self, access_token: &str) -> Self {
         self.with("Authorization", &format!("Bearer {access_token}"))
     }

@@ -48,6 +48,7 @@ mod process;
 mod reload;
 mod request_token;
 mod secure;
+mod separate_add;
 mod sequences;
 mod shim;
 mod sms;

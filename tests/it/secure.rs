@@ -129,7 +129,8 @@ fn creds_of(request: &Raw) -> Option<Value> {
         .cloned()
 }
 
-/// An identity server that is not ours: every sid it gives out is validated at once.
+/// An identity server that is not ours: every sid it gives out is validated at once, and any other is answered with 404, as
+/// Sydent does.
 pub struct IdentityServer {
     /// As homeservers know it.
     pub name: String,
@@ -183,17 +184,18 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, calls: Arc<Mutex<Vec<St
         calls.push(format!("{} {body}", line.trim_end_matches(" HTTP/1.1")).trim_end().to_owned());
         calls.len()
     };
-    let answer = if target.contains("requestToken") {
+    let (status, answer) = if target.contains("requestToken") {
         // A sid carries the address it is for, as a number of its own would need a table.
         let email = serde_json::from_str::<Value>(&body).unwrap()["email"].as_str().unwrap().replace('@', "=");
-        json!({ "sid": format!("{sid}-{email}") })
+        ("200 OK", json!({ "sid": format!("{sid}-{email}") }))
     } else {
         let sid = target.split("sid=").nth(1).unwrap_or_default().split('&').next().unwrap();
-        let address =
-            sid.split_once('-').map_or_else(String::new, |(_, email)| email.replace("%3D", "=").replace('=', "@"));
-        json!({ "medium": "email", "address": address, "validated_at": 1 })
+        match sid.split_once('-').map(|(_, email)| email.replace("%3D", "=").replace('=', "@")) {
+            Some(address) => ("200 OK", json!({ "medium": "email", "address": address, "validated_at": 1 })),
+            None => ("404 Not Found", json!({ "errcode": "M_NO_VALID_SESSION", "error": "No session could be found" })),
+        }
     };
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n");
     let answer = answer.to_string();
     stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{answer}", answer.len()).as_bytes()).await.ok();
     stream.shutdown().await.ok();
