@@ -45,8 +45,16 @@ where
 
 /// Whether a body may be looked into in passing: its length is told and small, and it is not encoded.
 pub fn is_short(headers: &HeaderMap, limit: usize) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    length.is_some_and(|length| length <= limit) && !headers.contains_key(header::CONTENT_ENCODING)
+    told_length(headers).is_some_and(|length| length <= limit) && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+/// Whether a body says of itself that [`read`] would refuse it.
+pub fn is_long(headers: &HeaderMap, limit: usize) -> bool {
+    told_length(headers).is_some_and(|length| length > limit)
+}
+
+fn told_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Old homeservers do not decode bodies: a plain body labelled `gzip` would be read by them and not by us.

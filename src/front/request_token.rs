@@ -74,8 +74,12 @@ impl RequestToken {
 
     /// `observe`: the request goes on as it came, and what `handle` would have done is counted.
     pub async fn observe(&self, request: Request<Incoming>, medium: Medium) -> Result<Response<Body>, Refusal> {
-        if !body::is_short(request.headers(), body::REQUEST_TOKEN_LIMIT) {
-            return self.forward.handle(request).await;
+        let refused = body::refuse_encoded(request.headers()).is_err()
+            || body::is_long(request.headers(), body::REQUEST_TOKEN_LIMIT);
+        if refused || !body::is_short(request.headers(), body::REQUEST_TOKEN_LIMIT) {
+            let mut response = self.forward.handle(request).await?;
+            response.extensions_mut().insert(if refused { Outcome::WouldRefuse } else { Outcome::Relayed });
+            return Ok(response);
         }
         let (head, body) = request.into_parts();
         let bytes = body::read(body, body::REQUEST_TOKEN_LIMIT).await?;

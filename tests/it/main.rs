@@ -39,6 +39,7 @@ mod legacy;
 mod limits;
 mod logged;
 mod mailbox;
+mod observe;
 mod operations;
 mod phone_numbers;
 mod phones;
