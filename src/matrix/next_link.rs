@@ -21,10 +21,12 @@ impl NextLink {
         }
         let link = Self(written.to_owned());
         let host = link.host()?.to_ascii_lowercase();
-        let in_brackets = host.starts_with('[') && host.ends_with(']');
         let plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
-        let bracketed = in_brackets && host.bytes().all(|b| b.is_ascii_hexdigit() || b"[]:.".contains(&b));
-        let port_fits = link.port().is_none_or(|port| port.parse::<u16>().is_ok());
+        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let bracketed = in_brackets.is_some_and(|host| host.parse::<core::net::Ipv6Addr>().is_ok());
+        // Rust reads `+80` as a number; a browser does not.
+        let fits = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+        let port_fits = link.port().is_none_or(fits);
         let named = !host.is_empty() && (plain || bracketed) && port_fits;
         (named && (allowed.is_empty() || allowed.contains(&host))).then_some(link)
     }
@@ -135,6 +137,24 @@ mod tests {
             &long,
         ] {
             assert_eq!(NextLink::parse(bad, &hosts), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_with_a_sign_and_brackets_around_no_address_are_no_link_to_a_browser() {
+        for bad in [
+            "https://good.example:+80/",
+            "https://good.example:-80/",
+            "http://[2001:db0111]:80/",
+            "http://[::1::]/",
+            "http://[:.]/",
+            "http://[1.2.3.4]/",
+            "http://[]/",
+        ] {
+            assert_eq!(NextLink::parse(bad, &[]), None, "{bad:?}");
+        }
+        for good in ["http://[::ffff:1.2.3.4]", "http://[::]/", "http://[2001:DB8::1]:80/"] {
+            assert!(NextLink::parse(good, &[]).is_some(), "{good:?}");
         }
     }
 
