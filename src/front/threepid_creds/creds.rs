@@ -114,10 +114,12 @@ fn edit(body: &mut Object<'_>, change: &mut dyn FnMut(&mut Object<'_>)) {
 }
 
 fn edit_auth(body: &mut Object<'_>, change: impl FnOnce(&mut Object<'_>)) {
-    let Some(raw) = body.get("auth").map(ToOwned::to_owned) else { return };
+    let Some((written, raw)) = body.entry("auth").map(|(written, raw)| (written.to_owned(), raw.to_owned())) else {
+        return;
+    };
     if let Ok(mut auth) = Object::of(&raw) {
         change(&mut auth);
-        body.set("auth", auth.to_raw());
+        body.set(&written, auth.to_raw());
     }
 }
 
@@ -224,6 +226,15 @@ mod tests {
         }
         let object = Object::parse(br#"{"initial":{"x":1,"x":2},"auth":{"params":{"y":1,"y":2}}}"#).unwrap();
         assert_eq!(read(&object).unwrap(), []);
+    }
+
+    #[test]
+    fn auth_keeps_the_spelling_that_its_homeserver_does_not_read() {
+        let body = r#"{"Auth":{"threepid_creds":{"sid":"17"}}}"#;
+        let mut object = Object::parse(body.as_bytes()).unwrap();
+        mend(&mut object, &HashMap::new(), "us:1");
+        assert_eq!(object.to_bytes(), r#"{"Auth":{"threepid_creds":{"sid":"17","id_server":"us:1"}}}"#);
+        assert_eq!(pointed(body, Place::Auth), r#"{"Auth":{"threepid_creds":{"sid":"17","id_server":"us:1"}}}"#);
     }
 
     #[test]
