@@ -1,10 +1,11 @@
 //! Registration, password, 3pid: where a request carries a sid of ours, point it at us, and only where it may be used.
 
-mod creds;
+#[doc(hidden)] // Open to tests/fuzz, no room's to name.
+pub mod creds;
 mod exchange;
 mod under_way;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -190,7 +191,7 @@ impl ThreepidCreds {
         if all.is_empty() || !is_ours {
             return Ok(None);
         }
-        let mut came_from = HashMap::new();
+        let mut came_from = BTreeMap::new();
         for sid in all.iter().filter(|creds| creds.id_server.is_none()).filter_map(|creds| creds.sid.as_ref()) {
             if let Some(record) = self.store.get(&Key::foreign_sid(sid), self.clock.now()).await? {
                 came_from.insert(sid.clone(), record.id_server);

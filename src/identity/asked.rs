@@ -5,16 +5,16 @@ use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};
 
 /// The fields of the homeserver's requestToken that are used; the rest is in the note, when there is one.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) threepid: Threepid,
-    pub(super) client_secret: ClientSecret,
-    pub(super) send_attempt: i64,
+pub struct Asked {
+    pub threepid: Threepid,
+    pub client_secret: ClientSecret,
+    pub send_attempt: i64,
     /// As it was written; believed only where there is no note.
-    pub(super) next_link: Option<String>,
+    pub next_link: Option<String>,
 }
 
 impl Asked {
-    pub(super) fn parse(body: &[u8], medium: Medium) -> Result<Self, Refusal> {
+    pub fn parse(body: &[u8], medium: Medium) -> Result<Self, Refusal> {
         let invalid = |error: &'static str| Refusal::bad_request(Errcode::MInvalidParam, error);
         let fields = Fields::parse(body).ok_or_else(|| invalid("The body is neither a JSON object nor a form"))?;
         let client_secret = fields.get("client_secret").and_then(|written| ClientSecret::parse(&written));

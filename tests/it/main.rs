@@ -31,6 +31,7 @@ mod dendrite;
 mod email;
 mod flows;
 mod forward;
+mod fuzz;
 mod gateway;
 mod homeserver;
 mod identity;

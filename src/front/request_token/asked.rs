@@ -8,17 +8,17 @@ use crate::matrix::{Address, ClientSecret, Errcode, Medium, NextLink, Refusal, T
 
 /// What a client asked for.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) threepid: Threepid,
-    pub(super) client_secret: ClientSecret,
-    pub(super) send_attempt: i64,
-    pub(super) next_link: Option<NextLink>,
+pub struct Asked {
+    pub threepid: Threepid,
+    pub client_secret: ClientSecret,
+    pub send_attempt: i64,
+    pub next_link: Option<NextLink>,
     /// The fields that name the address, as the homeserver gets them.
     named_by: Vec<(&'static str, String)>,
 }
 
 impl Asked {
-    pub(super) fn parse(object: &Object<'_>, medium: Medium, next_link_hosts: &[String]) -> Result<Self, Refusal> {
+    pub fn parse(object: &Object<'_>, medium: Medium, next_link_hosts: &[String]) -> Result<Self, Refusal> {
         let required: &[&str] = match medium {
             Medium::Email => &["client_secret", "email", "send_attempt"],
             Medium::Msisdn => &["client_secret", "country", "phone_number", "send_attempt"],
@@ -45,7 +45,7 @@ impl Asked {
     }
 
     /// The fields every old homeserver knows and no other: Synapse 1.0 to 1.3.1 answers an unknown one with 500 (P§0.5).
-    pub(super) fn to_body(&self, id_server: &str) -> Bytes {
+    pub fn to_body(&self, id_server: &str) -> Bytes {
         let mut fields = Map::new();
         fields.insert("id_server".into(), id_server.into());
         fields.insert("client_secret".into(), self.client_secret.expose().into());

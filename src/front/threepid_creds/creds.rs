@@ -1,6 +1,6 @@
 //! threepid_creds in every spelling and shape that clients have sent (P§2.1): read, pointed at us, or mended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
@@ -13,7 +13,7 @@ const BINDING: [&str; 4] = ["bind", "bind_email", "bind_msisdn", "id_access_toke
 
 /// Where an endpoint's homeserver looks for creds, and under which name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     /// `auth.threepid_creds`
     Auth,
     /// `three_pid_creds`
@@ -22,12 +22,12 @@ pub(super) enum Place {
 
 /// What one creds object says. `None` where a homeserver would see nothing it can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Creds {
-    pub(super) sid: Option<String>,
-    pub(super) client_secret: Option<String>,
-    pub(super) id_server: Option<String>,
+pub struct Creds {
+    pub sid: Option<String>,
+    pub client_secret: Option<String>,
+    pub id_server: Option<String>,
     /// The sid is there and neither an integer nor in the grammar of sids.
-    pub(super) odd_sid: bool,
+    pub odd_sid: bool,
 }
 
 impl Creds {
@@ -49,12 +49,12 @@ impl Creds {
 }
 
 /// The id of the UIA session that a body continues.
-pub(super) fn uia_session(body: &Object<'_>) -> Option<String> {
+pub fn uia_session(body: &Object<'_>) -> Option<String> {
     Object::of(body.get("auth")?).ok()?.string("session")
 }
 
 /// All creds of a body, in `auth` and at the top level. A key that stands twice in any of them is refused.
-pub(super) fn read(body: &Object<'_>) -> Result<Vec<Creds>, NotAnObject> {
+pub fn read(body: &Object<'_>) -> Result<Vec<Creds>, NotAnObject> {
     let mut all = Vec::new();
     collect(body, &mut all)?;
     if let Some(auth) = body.get("auth").filter(|auth| auth.get().starts_with('{')) {
@@ -64,7 +64,7 @@ pub(super) fn read(body: &Object<'_>) -> Result<Vec<Creds>, NotAnObject> {
 }
 
 /// Makes every creds object name `id_server`, and adds the one spelling that old homeservers read.
-pub(super) fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) {
+pub fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) {
     for name in BINDING {
         body.remove(name);
     }
@@ -86,7 +86,7 @@ pub(super) fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) 
 
 /// Gives creds without `id_server` the one their sid came from, or ours when nothing is known of the sid: the
 /// homeserver's 401 then tells the client to wait, where "No id_server in creds" would end its polling (P§5.2).
-pub(super) fn mend(body: &mut Object<'_>, came_from: &HashMap<String, String>, ours: &str) {
+pub fn mend(body: &mut Object<'_>, came_from: &BTreeMap<String, String>, ours: &str) {
     edit(body, &mut |creds| {
         creds.remove("id_access_token");
         let Creds { sid: Some(sid), id_server: None, odd_sid: false, .. } = Creds::of(creds) else { return };
@@ -232,14 +232,14 @@ mod tests {
     fn auth_keeps_the_spelling_that_its_homeserver_does_not_read() {
         let body = r#"{"Auth":{"threepid_creds":{"sid":"17"}}}"#;
         let mut object = Object::parse(body.as_bytes()).unwrap();
-        mend(&mut object, &HashMap::new(), "us:1");
+        mend(&mut object, &BTreeMap::new(), "us:1");
         assert_eq!(object.to_bytes(), r#"{"Auth":{"threepid_creds":{"sid":"17","id_server":"us:1"}}}"#);
         assert_eq!(pointed(body, Place::Auth), r#"{"Auth":{"threepid_creds":{"sid":"17","id_server":"us:1"}}}"#);
     }
 
     #[test]
     fn creds_without_id_server_get_the_one_their_sid_came_from_or_ours() {
-        let came_from = HashMap::from([("17".to_owned(), "vector.im".to_owned())]);
+        let came_from = BTreeMap::from([("17".to_owned(), "vector.im".to_owned())]);
         let table = [
             (r#"{"sid":"17"}"#, r#"{"sid":"17","id_server":"vector.im"}"#),
             (r#"{"sid":17,"id_server":""}"#, r#"{"sid":17,"id_server":"vector.im"}"#),
