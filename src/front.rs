@@ -1,6 +1,7 @@
 //! Door 1, for clients: one look-up of the path, and one match.
 
 pub mod confirm;
+pub mod fast;
 pub mod forward;
 pub mod request_token;
 mod route;
@@ -15,14 +16,16 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{Account3pidAdd, Config, RouteMode, Shared};
 use crate::matrix::{Errcode, Refusal};
 use crate::needs_shim::NeedsShim;
 use crate::random;
-use crate::serve::Door;
+use crate::serve::{Carrying, Door, Unusual};
 use crate::telemetry::{self, Metrics, Outcome, RequestId, Subject};
 use confirm::Confirm;
+use fast::Fast;
 use forward::{Body, Forward};
 use request_token::RequestToken;
 use route::{Ours, Route};
@@ -44,6 +47,28 @@ pub struct Front {
     pub separate_add: SeparateAdd,
     pub confirm: Confirm,
     pub submit_token: SubmitToken,
+}
+
+/// The client door as one worker opens it: what is ordinary needs nobody else.
+#[derive(Debug)]
+pub struct Worker {
+    pub front: Arc<Front>,
+    pub fast: Fast,
+}
+
+impl Door for Worker {
+    type Body = Body;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.front.answer(request).await
+    }
+
+    async fn carry<S>(&self, io: &mut S, read: &mut Vec<u8>, carrying: &mut Carrying) -> Option<Unusual>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        self.fast.carry(io, read, carrying).await
+    }
 }
 
 impl Door for Front {

@@ -3,6 +3,7 @@
 mod answer;
 mod line;
 mod sent;
+mod socket;
 
 use std::fmt;
 use std::io;
@@ -14,14 +15,13 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 
 use crate::config;
 use crate::config::HomeserverAddress;
 
 pub use answer::Answer;
 pub use sent::{Sent, Wanted};
+pub use socket::{Socket, Sockets};
 
 use answer::Lease;
 use line::Line;
@@ -88,10 +88,7 @@ impl Homeserver {
     }
 
     async fn send_fresh(&self, request: Request<Sent>) -> Result<Response<Answer>, Unanswered> {
-        let connected = tokio::time::timeout(self.0.connect_timeout, self.0.connect()).await;
-        let connected = connected.map_err(|_elapsed| Unanswered::ConnectTimeout).flatten();
-        self.0.report(connected.as_ref().err());
-        let mut sender = connected?;
+        let mut sender = handshake(self.0.connect().await?).await?;
         let response = sender.send_request(request).await.map_err(Unanswered::Broken)?;
         Ok(self.lease(response, sender))
     }
@@ -127,19 +124,14 @@ impl Shared {
         }
     }
 
-    /// A name is resolved anew for every connection.
-    async fn connect(&self) -> Result<SendRequest<Sent>, Unanswered> {
-        match &self.address {
-            HomeserverAddress::Tcp { host, port } => {
-                let bare = host.trim_start_matches('[').trim_end_matches(']');
-                let stream = TcpStream::connect((bare, *port)).await.map_err(Unanswered::Connect)?;
-                stream.set_nodelay(true).map_err(Unanswered::Connect)?;
-                handshake(stream).await
-            }
-            HomeserverAddress::Unix(path) => {
-                handshake(UnixStream::connect(path).await.map_err(Unanswered::Connect)?).await
-            }
-        }
+    async fn connect(&self) -> Result<Socket, Unanswered> {
+        let connected = tokio::time::timeout(self.connect_timeout, Socket::connect(&self.address)).await;
+        let connected = match connected {
+            Ok(connected) => connected.map_err(Unanswered::Connect),
+            Err(_elapsed) => Err(Unanswered::ConnectTimeout),
+        };
+        self.report(connected.as_ref().err());
+        connected
     }
 
     /// Says once that the homeserver cannot be reached, and once that it can be again.
@@ -162,12 +154,11 @@ impl fmt::Debug for Homeserver {
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<Sent>, Unanswered>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn handshake(stream: Socket) -> Result<SendRequest<Sent>, Unanswered> {
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
+        // Of those that we add.
+        .title_case_headers(true)
         .max_headers(MAX_FIELDS)
         .handshake(TokioIo::new(Line::new(stream)))
         .await

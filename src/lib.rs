@@ -1,7 +1,8 @@
 //! threepid-shim gives MSC2263 to a Matrix homeserver that cannot be upgraded: `requestToken` without `id_server`.
 //!
 //! # The three trips
-//! 1. **Ordinary request**: `serve` → `front` → `front/forward` → `homeserver`. No body is read, nothing is looked up.
+//! 1. **Ordinary request**: `serve` → `front/fast` → `homeserver`, as bytes: its head is looked at once, its body only counted.
+//!    What hyper has to read (upgrades, `Expect`, HTTP/1.0, whatever is odd) goes `serve` → `front` → `front/forward` → `homeserver`.
 //! 2. **requestToken without `id_server`**: `front/request_token` leaves a note (`in_flight`) and sends the homeserver
 //!    the request with our own `id_server`; the homeserver decides, then calls `identity` over https, which finds the
 //!    note, begins a `session`, mails the link (`delivery`, `wording`) and answers with a sid; `front/request_token`
@@ -25,6 +26,7 @@
 //! | `main` | `lib` `config` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` |
+//! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |
 //! | `front/request_token` `front/threepid_creds` | `body` `config` `front/forward` `in_flight` `limit` `random` `serve` `session` `store` |
 //! | `front/route` | `front/separate_add` `front/threepid_creds` |
 //! | `front/separate_add` | `body` `front/forward` `front/threepid_creds` |
@@ -40,8 +42,9 @@
 //! | `admin` | `needs_shim` `reload` `serve` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `wording` |
 //! | `certificates` | `config` `serve` |
-//! | `serve` `homeserver` `limit` `telemetry` | `config` |
-//! | `body` `config` `session` `wording` `random` | |
+//! | `serve` | `config` `wire` |
+//! | `homeserver` `limit` `telemetry` | `config` |
+//! | `body` `config` `session` `wire` `wording` `random` | |
 //! | `matrix` | nothing |
 
 pub mod admin;
@@ -63,11 +66,13 @@ pub mod session;
 pub mod store;
 pub mod submission;
 pub mod telemetry;
+pub mod wire;
 pub mod wording;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +80,7 @@ use admin::Admin;
 use config::Config;
 use front::Front;
 use front::confirm::Confirm;
+use front::fast::Fast;
 use front::forward::Forward;
 use front::request_token::RequestToken;
 use front::separate_add::SeparateAdd;
@@ -85,7 +91,7 @@ use identity::{Allowance, Identity};
 use limit::Limit;
 use needs_shim::NeedsShim;
 use reload::{InForce, LastReload, Reload, Unusable};
-use serve::{Clock, Drain, Listeners, Serving, serve};
+use serve::{Clock, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
 use telemetry::Metrics;
 
@@ -117,6 +123,8 @@ impl Default for Signals {
 pub enum RunError {
     #[error(transparent)]
     Unusable(#[from] Unusable),
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
 }
 
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
@@ -131,6 +139,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         drain: drain.clone(),
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
+        elsewhere: None,
     };
     let admin = Admin {
         metrics: state.metrics.clone(),
@@ -139,10 +148,13 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         drain: drain.clone(),
     };
     let open = state.metrics.open_connections.clone();
-    let clients = Serving { tls: in_force.client_tls.clone(), open, ..serving.clone() };
+    let elsewhere = Some(Handle::current());
+    let clients = Serving { tls: in_force.client_tls.clone(), open, elsewhere, ..serving.clone() };
     let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), ..serving.clone() };
+    let front = Arc::new(state.front());
+    let worker = || Arc::new(front::Worker { front: Arc::clone(&front), fast: Fast::new(state.forward.clone()) });
+    let workers = Workers::start(listeners.clients, worker, &clients)?;
     let doors = [
-        tokio::spawn(serve(listeners.clients, Arc::new(state.front()), clients)),
         tokio::spawn(serve(listeners.identity, Arc::new(state.identity()), homeserver)),
         tokio::spawn(serve(listeners.admin, Arc::new(admin), serving)),
     ];
@@ -167,6 +179,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
             tracing::error!("a door ended by a panic");
         }
     }
+    drop(workers);
     Ok(())
 }
 

@@ -1,18 +1,23 @@
 //! Sockets, TLS, hyper, one task per connection, draining; stamps `now` and peer on a request.
 
+mod by_hyper;
 mod client_ip;
 mod connection;
 mod drain;
 mod listener;
 mod patience;
 mod reading;
+mod replay;
 mod tls;
+mod workers;
 
 use std::error::Error;
 use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -20,7 +25,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::matrix::Timestamp;
 
@@ -30,6 +38,7 @@ pub use drain::Drain;
 pub use listener::{BindError, Listener, Listeners};
 pub use reading::{Ambiguous, one_length};
 pub use tls::{Tls, TlsError};
+pub use workers::{Workers, WorkersError};
 
 /// What stands behind a socket: one answer for each request, which has one reading only (see `reading`) and carries a
 /// [`Stamp`], and when it asks for an upgrade the [`Drain`] that a tunnel has to heed.
@@ -42,6 +51,54 @@ pub trait Door: Send + Sync + 'static {
         + 'static;
 
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Carries requests from socket to socket, as bytes, until one comes that hyper has to read, or nothing more
+    /// (`None`). `read`: bytes that came already, and those of the request that is left to hyper.
+    fn carry<S>(
+        &self,
+        io: &mut S,
+        read: &mut Vec<u8>,
+        carrying: &mut Carrying,
+    ) -> impl Future<Output = Option<Unusual>> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let (_, _, _) = (io, read, carrying);
+        async { Some(Unusual::ForGood) }
+    }
+}
+
+/// What hyper is to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unusual {
+    /// One request, of so many bytes with its head.
+    Once(u64),
+    /// All that comes from here on.
+    ForGood,
+}
+
+/// What a door that carries has to know of a connection.
+#[derive(Debug)]
+pub struct Carrying {
+    pub peer: Peer,
+    drain: Drain,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Carrying {
+    fn new(peer: Peer, drain: &Drain) -> Self {
+        Self { peer, drain: drain.clone(), closing: Box::pin(drain.closing_owned()) }
+    }
+
+    /// Whether no further request is to be taken.
+    pub fn is_closing(&self) -> bool {
+        self.drain.is_closing()
+    }
+
+    /// Wakes an idle connection when it is to close.
+    pub fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.closing.as_mut().poll(cx)
+    }
 }
 
 /// What all connections of one door share.
@@ -54,6 +111,8 @@ pub struct Serving {
     pub open: Gauge<i64, AtomicI64>,
     /// Connections that ended by a panic.
     pub panics: Counter,
+    /// Where hyper runs, if not beside what is carried.
+    pub elsewhere: Option<Handle>,
 }
 
 /// Serves a door on all its listeners until the drain closes them. Connections live on in the drain's care.

@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 
 use crate::config;
-use crate::homeserver::{Answer, Homeserver, Sent, Unanswered, Wanted};
+use crate::homeserver::{Answer, Homeserver, Sent, Sockets, Unanswered, Wanted};
 use crate::matrix::{Errcode, Refusal};
-use crate::serve::{Drain, Peer, Stamp, one_length};
+use crate::serve::{Drain, Peer, Stamp, is_trusted, one_length};
 use crate::telemetry::{Metrics, Subject};
 
 pub use answered::{Relayed, Whole};
@@ -53,7 +53,17 @@ impl Forward {
         }))
     }
 
-    /// An ordinary request: nothing is read, everything streams.
+    /// Idle connections for one worker.
+    pub(super) fn sockets(&self) -> Sockets {
+        Sockets::new(self.0.homeserver.clone())
+    }
+
+    /// Whether this peer's word about whose request it is counts.
+    pub(super) fn trusts(&self, peer: Peer) -> bool {
+        is_trusted(peer, &self.0.trusted_proxies)
+    }
+
+    /// A request that hyper read: nothing of its body is, everything streams.
     pub async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let (mut head, body) = request.into_parts();
         let tunnel = Tunnel::asked(&mut head, &body);
@@ -163,7 +173,7 @@ impl Forward {
         head
     }
 
-    fn unanswered(&self, unanswered: &Unanswered) -> Refusal {
+    pub(super) fn unanswered(&self, unanswered: &Unanswered) -> Refusal {
         tracing::debug!(error = unanswered as &dyn std::error::Error, "no answer");
         self.0.metrics.homeserver_unreachable.inc();
         let status = match unanswered {
@@ -173,17 +183,21 @@ impl Forward {
         unknown(status, "The homeserver cannot be reached at the moment")
     }
 
-    fn broken(&self) -> Refusal {
+    pub(super) fn broken(&self) -> Refusal {
         self.0.metrics.homeserver_unreachable.inc();
         unknown(StatusCode::BAD_GATEWAY, "The homeserver's answer cannot be understood")
     }
 
     fn count<B>(&self, response: Response<B>) -> Response<B> {
-        let class = usize::from(response.status().as_u16() / 100).saturating_sub(1);
+        self.count_status(response.status().as_u16());
+        response
+    }
+
+    pub(super) fn count_status(&self, status: u16) {
+        let class = usize::from(status / 100).saturating_sub(1);
         if let Some(counter) = self.0.metrics.forwarded.get(class) {
             counter.inc();
         }
-        response
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Shutdown;
@@ -77,6 +77,16 @@ impl Drain {
     /// Resolves when listeners are to close.
     pub async fn closing(&self) {
         self.0.closing.cancelled().await;
+    }
+
+    /// Whether they are closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.0.closing.is_cancelled()
+    }
+
+    /// As `closing`, on its own.
+    pub(super) fn closing_owned(&self) -> WaitForCancellationFutureOwned {
+        self.0.closing.clone().cancelled_owned()
     }
 
     /// Runs a connection or a tunnel in the drain's care: waited for, and dropped when the grace is over.

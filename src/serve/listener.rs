@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use std::net::TcpListener as BoundTcp;
+use std::os::unix::net::UnixListener as BoundUnix;
+
 use super::{Clock, Door, Peer, Serving, connection};
 use crate::config::{Endpoint, Listen};
 
@@ -36,14 +39,20 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// A bound socket. A unix socket's file goes with it.
+/// A bound socket, of no runtime yet. A unix socket's file goes with the last of those that share it.
 #[derive(Debug)]
 pub struct Listener(Bound);
 
 #[derive(Debug)]
 enum Bound {
+    Tcp(BoundTcp),
+    Unix { listener: BoundUnix, file: Arc<SocketFile> },
+}
+
+/// A socket that this runtime waits at.
+enum Waiting {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix { listener: UnixListener, _file: Arc<SocketFile> },
 }
 
 #[derive(Debug)]
@@ -57,20 +66,34 @@ enum Accepted {
 impl Listeners {
     /// Binds everything, or says which endpoint would not.
     pub fn bind(listen: &Listen) -> Result<Self, BindError> {
-        let all = |endpoints: &[Endpoint]| endpoints.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>();
+        let all = |endpoints: &[Endpoint], sharing| {
+            endpoints.iter().map(|endpoint| Listener::bind_for(endpoint, sharing)).collect::<Result<Vec<_>, _>>()
+        };
         Ok(Self {
-            clients: all(&listen.clients)?,
-            identity: all(&listen.identity)?,
-            admin: all(&listen.admin)?,
+            clients: all(&listen.clients, Sharing::Workers)?,
+            identity: all(&listen.identity, Sharing::Nobody)?,
+            admin: all(&listen.admin, Sharing::Nobody)?,
             clock: Clock::system(),
         })
     }
 }
 
+/// Who else binds the same address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Nobody,
+    /// Our own threads; no other process.
+    Workers,
+}
+
 impl Listener {
     pub fn bind(endpoint: &Endpoint) -> Result<Self, BindError> {
+        Self::bind_for(endpoint, Sharing::Nobody)
+    }
+
+    fn bind_for(endpoint: &Endpoint, sharing: Sharing) -> Result<Self, BindError> {
         let (name, bound) = match endpoint {
-            Endpoint::Tcp(address) => (address.to_string(), bind_tcp(*address)),
+            Endpoint::Tcp(address) => (address.to_string(), bind_tcp(*address, sharing)),
             Endpoint::Unix(path) => (format!("unix:{}", path.display()), bind_unix(path)),
         };
         bound.map(Self).map_err(|source| BindError { endpoint: name, source })
@@ -79,7 +102,7 @@ impl Listener {
     /// A TCP socket that is listening already: a supervisor's, or a test's.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener).map(|listener| Self(Bound::Tcp(listener)))
+        Ok(Self(Bound::Tcp(listener)))
     }
 
     /// The address bound, with the port the system chose; `None` for a unix socket.
@@ -90,10 +113,32 @@ impl Listener {
         }
     }
 
+    /// Another one of the same address: a socket with a queue of its own where that was asked for at the start.
+    pub(super) fn share(&self) -> io::Result<Self> {
+        Ok(Self(match &self.0 {
+            Bound::Tcp(listener) if SockRef::from(listener).reuse_port()? => {
+                Bound::Tcp(listening(listener.local_addr()?, true)?)
+            }
+            Bound::Tcp(listener) => Bound::Tcp(listener.try_clone()?),
+            Bound::Unix { listener, file } => Bound::Unix { listener: listener.try_clone()?, file: Arc::clone(file) },
+        }))
+    }
+
+    fn wait(self) -> io::Result<Waiting> {
+        Ok(match self.0 {
+            Bound::Tcp(listener) => Waiting::Tcp(TcpListener::from_std(listener)?),
+            Bound::Unix { listener, file } => {
+                Waiting::Unix { listener: UnixListener::from_std(listener)?, _file: file }
+            }
+        })
+    }
+}
+
+impl Waiting {
     async fn next(&self) -> io::Result<Accepted> {
-        match &self.0 {
-            Bound::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
-            Bound::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| Accepted::Tcp(stream, peer)),
+            Self::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         }
     }
 }
@@ -106,14 +151,23 @@ impl Drop for SocketFile {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<Bound> {
+fn bind_tcp(address: SocketAddr, sharing: Sharing) -> io::Result<Bound> {
+    if sharing == Sharing::Workers && address.port() != 0 {
+        // Without SO_REUSEPORT, so that a second shim is told that the address is in use and does not share it.
+        listening(address, false)?;
+    }
+    listening(address, sharing == Sharing::Workers).map(Bound::Tcp)
+}
+
+fn listening(address: SocketAddr, reuse_port: bool) -> io::Result<BoundTcp> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into()).map(Bound::Tcp)
+    Ok(socket.into())
 }
 
 /// A file left behind by a process that is gone is replaced; one that somebody answers on is in use.
@@ -124,12 +178,20 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
         }
         fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    Ok(Bound::Unix { listener, _file: SocketFile(path.to_owned()) })
+    let listener = BoundUnix::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(Bound::Unix { listener, file: Arc::new(SocketFile(path.to_owned())) })
 }
 
 /// Accepts until the drain closes the listener; each connection is a task in the drain's care.
 pub(super) async fn accept<D: Door>(listener: Listener, door: Arc<D>, serving: Serving) {
+    let listener = match listener.wait() {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot wait for connections");
+            return;
+        }
+    };
     let mut spare = Spare::new();
     let mut complained = None;
     loop {
@@ -183,6 +245,10 @@ fn start<D: Door>(accepted: Accepted, door: Arc<D>, serving: Serving) {
 /// No Nagle; and keep-alive probes, since a client that lost its network sends no FIN and its long-poll would stay.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    if stream.peer_addr()?.ip().is_loopback() {
+        // Pacing, as bbr does it, costs 40 % where there is no network. A kernel without reno keeps its own.
+        SockRef::from(stream).set_tcp_congestion(b"reno").ok();
+    }
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub(super) struct Phase(Arc<Shared>);
 struct Shared {
     state: AtomicU8,
     requests: AtomicU32,
+    /// A write waits for room: the client is there, only slow.
+    write_blocked: AtomicBool,
 }
 
 /// One request on its way, until its answer is written or dropped.
@@ -50,6 +52,16 @@ impl Phase {
 
     fn get(&self) -> u8 {
         self.0.state.load(Ordering::Relaxed)
+    }
+
+    /// A request has come, and its answer is written. (hyper flushes before it waits.)
+    pub(super) fn is_answered(&self) -> bool {
+        let came = self.0.requests.load(Ordering::Relaxed) > 0;
+        came && self.get() == IDLING && !self.is_write_blocked()
+    }
+
+    fn is_write_blocked(&self) -> bool {
+        self.0.write_blocked.load(Ordering::Relaxed)
     }
 }
 
@@ -76,8 +88,6 @@ pub(super) struct Patient<S> {
     timer: Option<Pin<Box<Sleep>>>,
     /// The client sends no more.
     eof: bool,
-    /// A write waits for room: the client is there, only slow.
-    write_blocked: bool,
     /// When waiting ends: for the rest of a head, or for a client that sends no more.
     until: Option<Instant>,
     /// The number of requests begun when `until` was set for a head; another one means that this head is through.
@@ -95,13 +105,16 @@ impl<S> Patient<S> {
             phase,
             timer: None,
             eof: false,
-            write_blocked: false,
             until: Some(Instant::now() + HEAD),
             requests: 0,
             period: None,
             idle_before: false,
             lingering: None,
         }
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.inner
     }
 
     /// Ready when `then` has passed; else this task is woken by then.
@@ -123,7 +136,7 @@ impl<S> Patient<S> {
         while self.phase.get() == BUSY {
             let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
             ready!(self.poll_until(cx, until));
-            if !self.write_blocked {
+            if !self.phase.is_write_blocked() {
                 break;
             }
             self.until = None;
@@ -190,7 +203,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 
 impl<S: AsyncWrite + Unpin> Patient<S> {
     fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.write_blocked = result.is_pending();
+        self.phase.0.write_blocked.store(result.is_pending(), Ordering::Relaxed);
         if self.eof && matches!(result, Poll::Ready(Ok(_))) {
             self.until = None;
         }

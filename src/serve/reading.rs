@@ -16,6 +16,8 @@ pub enum Ambiguous {
     TwoLengths,
     #[error("Transfer-Encoding can only be chunked")]
     TransferEncoding,
+    #[error("Chunks must be a hexadecimal length and as many bytes")]
+    Chunk,
     #[error("a field name that some servers take for Content-Length or Transfer-Encoding")]
     Lookalike,
     #[error("exactly one Host is needed")]
@@ -43,6 +45,9 @@ pub(super) fn settle<B>(request: &mut Request<B>) -> Result<(), Ambiguous> {
     }
     let host = host(request.headers(), request.version())?;
     let uri = request.uri();
+    if uri.path() == "*" && *request.method() != Method::OPTIONS {
+        return Err(Ambiguous::Target);
+    }
     if uri.scheme().is_some() || uri.authority().is_some() {
         let origin = origin_form(uri, host)?;
         *request.uri_mut() = origin;

@@ -60,27 +60,16 @@ fn heads() -> Vec<Row> {
         row(
             "GET",
             ok("Connection: Content-Length, Set-Cookie\r\nSet-Cookie: a\r\n"),
-            Bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nSet-Cookie: a\r\n\r\n{}"),
+            Bytes("HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nContent-Length: 2\r\n\r\n{}"),
         ),
         row("GET", ok("Upgrade: h2c\r\n"), Bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")),
-        row(
-            "GET",
-            ok("X-Trail:  inner  \t\r\n"),
-            Bytes("HTTP/1.1 200 OK\r\nX-Trail: inner\r\nContent-Length: 2\r\n\r\n{}"),
-        ),
+        row("GET", ok("X-Trail:  inner  \t\r\n"), Same),
         row("GET", "HTTP/1.1 200 Fine By Me\r\nContent-Length: 0\r\n\r\n", Same),
         row("GET", "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n", Same),
-        row("GET", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", Bytes("HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n")),
-        row(
-            "GET",
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            Bytes("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ),
-        row(
-            "GET",
-            "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            Bytes("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-        ),
+        row("GET", "HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", Same),
+        row("GET", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Same),
+        row("GET", "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Same),
+        row("GET", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Same),
         row("GET", ok("X-Space : 1\r\n"), Broken),
         row("GET", ok("X-Fold: 1\r\n 2\r\n"), Broken),
         row("GET", ok("X-Nul: a\0b\r\n"), Broken),
@@ -128,16 +117,8 @@ fn bodies() -> Vec<Row> {
         row("GET", format!("{CHUNKED}5\r\nhello\r\n0\r\n\r\n"), Same),
         row("GET", format!("{CHUNKED}0\r\n\r\n"), Same),
         row("GET", "HTTP/1.1 200 OK\r\ntransfer-ENCODING: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Same),
-        row(
-            "GET",
-            format!("{CHUNKED}0005;x=y\r\nhello\r\n00\r\n\r\n"),
-            Bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
-        ),
-        row(
-            "GET",
-            format!("{CHUNKED}2\r\n{{}}\r\n0\r\nX-Unasked: 1\r\n\r\n"),
-            Bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
-        ),
+        row("GET", format!("{CHUNKED}0005;x=y\r\nhello\r\n00\r\n\r\n"), Same),
+        row("GET", format!("{CHUNKED}2\r\n{{}}\r\n0\r\nX-Unasked: 1\r\n\r\n"), Same),
         // No body, whatever the fields say of one.
         row("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nETag: \"x\"\r\n\r\n", Same),
         row("HEAD", "HTTP/1.1 200 OK\r\nX-No-Length: 1\r\n\r\n", Same),
@@ -147,20 +128,15 @@ fn bodies() -> Vec<Row> {
         row("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", Same),
         row("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 12345\r\n\r\n", Same),
         row("OPTIONS", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAllow: GET\r\n\r\n{}", Same),
-        // hyper writes no framing on an answer to HEAD that has no length.
-        row(
-            "HEAD",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n",
-            Bytes("HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\n"),
-        ),
+        row("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n", Same),
         // The end of a connection becomes the end of a coding.
         closing(
             "HTTP/1.1 200 OK\r\nX-A: 1\r\n\r\nhello",
-            Bytes("HTTP/1.1 200 OK\r\nX-A: 1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+            Bytes("HTTP/1.1 200 OK\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         ),
         closing(
             "HTTP/1.0 200 OK\r\n\r\nhello",
-            Bytes("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+            Bytes("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         ),
         closing(
             "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -185,12 +161,10 @@ fn bodies() -> Vec<Row> {
         ),
         closing(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello",
-            Cut("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
+            Cut("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhello"),
         ),
-        closing(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n",
-            Cut("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-        ),
+        // A chunk that has no reading shows before anything of the answer has left.
+        closing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n", Broken),
     ]
 }
 
@@ -255,16 +229,12 @@ async fn check(rows: Vec<Row>) {
                 continue;
             }
         };
-        let received = client.answer(method == "HEAD").await.unwrap_or_else(|| panic!("dropped: {shown:?}"));
-        // Chunks are cut anew wherever the bytes happened to arrive: what counts is what they hold.
-        if received.field("transfer-encoding").is_some() {
-            assert_eq!(received.head(), expected.split_inclusive("\r\n\r\n").next().unwrap(), "{shown:?}");
-            let expected = crate::homeserver::Raw(expected.into());
-            assert_eq!(received.content(), expected.content(), "{shown:?}");
-            assert!(received.body().ends_with(b"0\r\n\r\n"), "{shown:?}: {received:?}");
-        } else {
-            assert_eq!(String::from_utf8_lossy(&received.0), expected, "{shown:?}");
+        let mut received = Vec::new();
+        for _ in 0..expected.matches("HTTP/1.1 ").count() {
+            let next = client.answer(method == "HEAD").await.unwrap_or_else(|| panic!("dropped: {shown:?}"));
+            received.extend(next.0);
         }
+        assert_eq!(String::from_utf8_lossy(&received), expected, "{shown:?}");
         assert_eq!(homeserver.requests().len(), 1, "{shown:?}");
     }
 }
@@ -272,7 +242,7 @@ async fn check(rows: Vec<Row>) {
 #[tokio::test]
 async fn heads_come_down_as_sent_but_for_the_fields_of_the_hop() {
     let (heads, statuses) = (heads(), statuses());
-    assert_eq!((heads.len(), statuses.len()), (31, 17));
+    assert_eq!((heads.len(), statuses.len()), (32, 17));
     check(heads).await;
     check(statuses).await;
 }

@@ -9,11 +9,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use threepid_shim::config::{self, Endpoint, Listen, Shutdown};
+use threepid_shim::front::fast::Fast;
 use threepid_shim::front::forward::{Body, Forward};
 use threepid_shim::front::versions::{Features, Versions};
 use threepid_shim::matrix::Refusal;
-use threepid_shim::serve::{self, Clock, Door, Drain, Listener, Listeners, Serving, Tls};
+use threepid_shim::serve::{self, Carrying, Clock, Door, Drain, Listener, Listeners, Serving, Tls, Unusual};
 use threepid_shim::telemetry::Metrics;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::homeserver::{Conversation, Homeserver, Raw, soon};
 
@@ -43,6 +45,8 @@ pub enum Mode {
 
 struct Plain {
     forward: Forward,
+    /// `None`: everything is hyper's.
+    fast: Option<Fast>,
     mode: Mode,
 }
 
@@ -67,6 +71,16 @@ impl Door for Plain {
             Mode::Panic => panic!("as asked"),
         };
         answer.unwrap_or_else(|refusal: Refusal| refusal.into_response().map(Body::from))
+    }
+
+    async fn carry<S>(&self, io: &mut S, read: &mut Vec<u8>, carrying: &mut Carrying) -> Option<Unusual>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        match &self.fast {
+            Some(fast) => fast.carry(io, read, carrying).await,
+            None => Some(Unusual::ForGood),
+        }
     }
 }
 
@@ -117,9 +131,11 @@ impl Front {
             drain: drain.clone(),
             open: metrics.open_connections.clone(),
             panics: metrics.panics.clone(),
+            elsewhere: None,
         };
         let forward = Forward::new(homeserver, &trusted, metrics.clone());
-        tokio::spawn(serve::serve(listeners, Arc::new(Plain { forward, mode }), serving));
+        let fast = (mode == Mode::Forward).then(|| Fast::new(forward.clone()));
+        tokio::spawn(serve::serve(listeners, Arc::new(Plain { forward, fast, mode }), serving));
         Self { address, drain, metrics }
     }
 

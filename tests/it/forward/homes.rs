@@ -167,13 +167,13 @@ async fn a_homeserver_behind_a_name_or_a_unix_socket_is_found() {
 async fn only_a_trusted_peer_says_whose_request_it_is() {
     let trusted: &[&str] = &["127.0.0.0/8"];
     let rows: [(&[&str], &str, &[&str]); 10] = [
-        (trusted, "", &["x-forwarded-for: 127.0.0.1"]),
+        (trusted, "", &["X-Forwarded-For: 127.0.0.1"]),
         (trusted, "X-Forwarded-For: 203.0.113.9\r\n", &["X-Forwarded-For: 203.0.113.9"]),
-        (trusted, "x-forwarded-for:203.0.113.9 ,  192.0.2.1\r\n", &["x-forwarded-for: 203.0.113.9 ,  192.0.2.1"]),
+        (trusted, "x-forwarded-for: 203.0.113.9 ,  192.0.2.1\r\n", &["x-forwarded-for: 203.0.113.9 ,  192.0.2.1"]),
         (trusted, "X-Forwarded-For: a\r\nx-forwarded-FOR: b\r\n", &["X-Forwarded-For: a", "x-forwarded-FOR: b"]),
         (trusted, "X-Forwarded-For:\r\n", &["X-Forwarded-For:"]),
         (trusted, "X-Forwarded-For: 1.1.1.1\r\nConnection: X-Forwarded-For\r\n", &["X-Forwarded-For: 1.1.1.1"]),
-        (&[], "", &["x-forwarded-for: 127.0.0.1"]),
+        (&[], "", &["X-Forwarded-For: 127.0.0.1"]),
         (&[], "X-Forwarded-For: 203.0.113.9\r\n", &["X-Forwarded-For: 127.0.0.1"]),
         (&["10.0.0.0/8"], "X-Forwarded-For: a\r\nX-Forwarded-For: b\r\n", &["X-Forwarded-For: 127.0.0.1"]),
         (&[], "X-Forwarded-For: 1.1.1.1\r\nConnection: x-forwarded-for\r\n", &["X-Forwarded-For: 127.0.0.1"]),

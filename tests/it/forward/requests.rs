@@ -80,8 +80,9 @@ fn targets() -> Vec<(String, Becomes)> {
         (head("CONNECT example.org:80 HTTP/1.1", ""), Refused),
         (get("relative/path"), Unread(400)),
         (get("/sp ace"), Unread(400)),
-        (get("/less<than>"), Unread(400)),
-        (get("/back`tick"), Unread(400)),
+        (get("/less<than>"), Same),
+        (get("/back`tick"), Same),
+        (head("GET * HTTP/1.1", ""), Refused),
         (get(&format!("/{}", "x".repeat(65_535))), Unread(431)),
         ("GET /h1.0 HTTP/1.0\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n".into(), Same),
         (head("GET /h1.0 HTTP/1.0", ""), Same),
@@ -122,9 +123,9 @@ fn fields() -> Vec<(String, Becomes)> {
     rows.extend([
         (field(&many), Same),
         (field(&large), Same),
-        (field("X-Spaces:   inner  space  \t\r\n"), Bytes(field("X-Spaces: inner  space\r\n"))),
-        (field("X-Tight:tight\r\n"), Bytes(field("X-Tight: tight\r\n"))),
-        (field("X-A: 1\r\nX-B: 2\r\nX-A: 3\r\n"), Bytes(field("X-A: 1\r\nX-A: 3\r\nX-B: 2\r\n"))),
+        (field("X-Spaces:   inner  space  \t\r\n"), Same),
+        (field("X-Tight:tight\r\n"), Same),
+        (field("X-A: 1\r\nX-B: 2\r\nX-A: 3\r\n"), Same),
         (field("Connection: keep-alive\r\n"), Bytes(field(""))),
         (field("Connection: close\r\n"), Bytes(field(""))),
         (field("Connection: X-Gone, keep-alive\r\nX-Gone: 1\r\n"), Bytes(field(""))),
@@ -195,8 +196,8 @@ fn bodies() -> Vec<(String, Becomes)> {
             ),
             Same,
         ),
-        (post(chunked, "005;ext=1\r\nhello\r\n0;last\r\n\r\n"), Bytes(post(chunked, "5\r\nhello\r\n0\r\n\r\n"))),
-        (post(chunked, "0\r\nx-unannounced: 1\r\n\r\n"), Bytes(post(chunked, "0\r\n\r\n"))),
+        (post(chunked, "005;ext=1\r\nhello\r\n0;last\r\n\r\n"), Same),
+        (post(chunked, "0\r\nx-unannounced: 1\r\n\r\n"), Same),
         // One reading is left: hyper keeps one of two equal lengths.
         (post("Content-Length: 2\r\nContent-Length: 2\r\n", "hi"), Bytes(post("Content-Length: 2\r\n", "hi"))),
         // One reading is left: hyper takes the coding, drops the length, and closes the connection behind it.
@@ -271,7 +272,7 @@ async fn check(rows: Vec<(String, Becomes)>) {
 #[tokio::test]
 async fn targets_go_up_as_sent_or_not_at_all() {
     let rows = targets();
-    assert_eq!(rows.len(), 45);
+    assert_eq!(rows.len(), 46);
     check(rows).await;
 }
 
