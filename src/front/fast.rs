@@ -51,6 +51,8 @@ pub struct Fast {
 enum Came {
     Ordinary(Request),
     Unusual(Unusual),
+    /// A body without a reading.
+    Malformed,
     /// Nothing more will.
     Nothing,
 }
@@ -95,6 +97,10 @@ impl Fast {
                     connection.until = Instant::now() + IDLE;
                 }
                 Came::Unusual(unusual) => return Some(unusual),
+                Came::Malformed => {
+                    self.refuse(&mut connection, Ambiguous::Chunk.into()).await;
+                    return None;
+                }
                 Came::Nothing => return None,
             }
         }
@@ -211,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         let came = self.look(&read, self.seen);
         match &came {
             Some(Came::Ordinary(_)) => {}
-            Some(Came::Unusual(_) | Came::Nothing) | None => *self.read = read,
+            Some(Came::Unusual(_) | Came::Malformed | Came::Nothing) | None => *self.read = read,
         }
         if came.is_none() {
             self.seen = self.read.len();
@@ -247,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             return unusual(self, how);
         }
         let mut upload = parsed.framing.clone();
-        let Ok(mine) = upload.advance(behind) else { return unusual(self, Unusual::ForGood) };
+        let Ok(mine) = upload.advance(behind) else { return Some(Came::Malformed) };
         let (body, next) = behind.split_at(mine);
         let safe = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
         let mut first = Vec::with_capacity(head.len() + body.len() + 64);

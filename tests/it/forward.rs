@@ -8,6 +8,7 @@ mod homes;
 mod requests;
 mod streams;
 mod tunnels;
+mod turns;
 
 pub use door::{Front, Mode};
 pub use homes::gzip;
