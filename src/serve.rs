@@ -14,7 +14,6 @@ mod workers;
 use std::error::Error;
 use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -28,7 +27,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::matrix::Timestamp;
 
@@ -81,23 +79,22 @@ pub enum Unusual {
 #[derive(Debug)]
 pub struct Carrying {
     pub peer: Peer,
-    drain: Drain,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: drain::Once,
 }
 
 impl Carrying {
     fn new(peer: Peer, drain: &Drain) -> Self {
-        Self { peer, drain: drain.clone(), closing: Box::pin(drain.closing_owned()) }
+        Self { peer, closing: drain.when_closing() }
     }
 
     /// Whether no further request is to be taken.
     pub fn is_closing(&self) -> bool {
-        self.drain.is_closing()
+        self.closing.has_happened()
     }
 
     /// Wakes an idle connection when it is to close.
     pub fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.closing.as_mut().poll(cx)
+        self.closing.poll(cx)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The end in two steps: readiness fails, then listeners close and what is open may finish.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -21,9 +23,9 @@ struct Stages {
     grace: Duration,
     draining: AtomicBool,
     /// No new connections, no further request on an open one.
-    closing: CancellationToken,
+    closing: Stage,
     /// Whatever is still open is cut.
-    over: CancellationToken,
+    over: Stage,
     open: TaskTracker,
 }
 
@@ -33,8 +35,8 @@ impl Drain {
             delay: shutdown.delay,
             grace: shutdown.grace,
             draining: AtomicBool::new(false),
-            closing: CancellationToken::new(),
-            over: CancellationToken::new(),
+            closing: Stage::new(),
+            over: Stage::new(),
             open: TaskTracker::new(),
         }))
     }
@@ -52,7 +54,7 @@ impl Drain {
             () = tokio::time::sleep(stages.delay) => {}
             () = stages.over.cancelled() => {}
         }
-        stages.closing.cancel();
+        stages.closing.come();
         stages.open.close();
         let finished = async {
             tokio::select! {
@@ -63,15 +65,15 @@ impl Drain {
         if timeout(stages.grace, finished).await.is_err() {
             tracing::warn!(open = stages.open.len(), "grace is over, closing what is still open");
         }
-        stages.over.cancel();
+        stages.over.come();
         stages.open.wait().await;
     }
 
     /// Cuts everything now: the second signal.
     pub fn cut(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
-        self.0.closing.cancel();
-        self.0.over.cancel();
+        self.0.closing.come();
+        self.0.over.come();
     }
 
     /// Resolves when listeners are to close.
@@ -79,26 +81,79 @@ impl Drain {
         self.0.closing.cancelled().await;
     }
 
-    /// Whether they are closed.
-    pub(super) fn is_closing(&self) -> bool {
-        self.0.closing.is_cancelled()
-    }
-
-    /// As `closing`, on its own.
-    pub(super) fn closing_owned(&self) -> WaitForCancellationFutureOwned {
-        self.0.closing.clone().cancelled_owned()
+    /// As `closing`, for one task that asks often.
+    pub(super) fn when_closing(&self) -> Once {
+        Once::new(&self.0.closing)
     }
 
     /// Runs a connection or a tunnel in the drain's care: waited for, and dropped when the grace is over.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let over = self.0.over.clone();
+        let mut over = Once::new(&self.0.over);
         self.0.open.spawn(async move {
-            tokio::select! {
-                biased;
-                () = task => {}
-                () = over.cancelled() => {}
-            }
+            let mut task = pin!(task);
+            poll_fn(|cx| match task.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => over.poll(cx),
+            })
+            .await;
         });
+    }
+}
+
+/// Something that happens once, as one task waits for it. A cancellation token takes locks that all threads share, so
+/// it is asked once; after that its stage is a plain read.
+pub(super) struct Once {
+    happened: Stage,
+    wakes: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// A token, and whether it is cancelled.
+#[derive(Clone)]
+struct Stage(Arc<(AtomicBool, CancellationToken)>);
+
+impl Stage {
+    fn new() -> Self {
+        Self(Arc::new((AtomicBool::new(false), CancellationToken::new())))
+    }
+
+    fn come(&self) {
+        self.0.0.store(true, Ordering::Release);
+        self.0.1.cancel();
+    }
+
+    fn has_come(&self) -> bool {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    async fn cancelled(&self) {
+        self.0.1.cancelled().await;
+    }
+}
+
+impl Once {
+    fn new(stage: &Stage) -> Self {
+        Self { happened: stage.clone(), wakes: None }
+    }
+
+    pub(super) fn has_happened(&self) -> bool {
+        self.happened.has_come()
+    }
+
+    /// The first task that polls it is the one that is woken.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.wakes.is_none() {
+            let wakes = self.wakes.insert(Box::pin(self.happened.0.1.clone().cancelled_owned()));
+            if wakes.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        if self.has_happened() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Once").field(&self.has_happened()).finish()
     }
 }
 

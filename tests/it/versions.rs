@@ -91,7 +91,7 @@ async fn other_methods_and_a_flag_that_is_not_true_go_through_untouched() {
     for (mode, request, expected) in rows {
         let (answer, received) = through(mode, &request, expected.clone()).await;
         assert_eq!(String::from_utf8_lossy(&answer.0), expected, "{request}");
-        let sent = request.replace("\r\n\r\n", "\r\nx-forwarded-for: 127.0.0.1\r\n\r\n");
+        let sent = request.replace("\r\n\r\n", "\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n");
         assert_eq!(String::from_utf8_lossy(&received.0), sent);
     }
 }
@@ -146,7 +146,7 @@ async fn it_is_asked_for_whole_and_plain_with_any_query() {
     assert_eq!(
         String::from_utf8_lossy(&received.0),
         "GET /_matrix/client/versions?a=b HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer x\r\nAccept-Encoding: identity\r\n\
-         x-forwarded-for: 127.0.0.1\r\nX-CaSe: 1\r\n\r\n"
+         X-Forwarded-For: 127.0.0.1\r\nX-CaSe: 1\r\n\r\n"
     );
 }
 
