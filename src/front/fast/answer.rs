@@ -192,6 +192,13 @@ fn edit(head: &[u8], answer: &AnswerHead, out: &mut Vec<u8>) {
     // Ours, whatever the homeserver speaks.
     out.extend_from_slice(b"HTTP/1.1");
     let mut from = b"HTTP/1.1".len();
+    let code = from..from + b" 200".len();
+    if head.get(code.end) == Some(&b'\r') {
+        // The space before a reason stays where there is none (RFC 9112 §4).
+        out.extend_from_slice(head.get(code.clone()).unwrap_or_default());
+        out.push(b' ');
+        from = code.end;
+    }
     for (Field::Hop | Field::ForwardedFor, line) in &answer.special {
         out.extend_from_slice(head.get(from..line.start).unwrap_or_default());
         from = line.end;
