@@ -117,6 +117,8 @@ pub struct Listen {
     pub identity: Vec<Endpoint>,
     pub admin: Vec<Endpoint>,
     pub tls: Option<TlsFiles>,
+    /// HTTP/2 without TLS, to clients that begin with it.
+    pub h2c: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //!
 //! # The three trips
 //! 1. **Ordinary request**: `serve` → `front/fast` → `homeserver`, as bytes: its head is looked at once, its body only counted.
-//!    What hyper has to read (upgrades, `Expect`, HTTP/1.0, whatever is odd) goes `serve` → `front` → `front/forward` → `homeserver`.
+//!    What hyper has to read (HTTP/2, upgrades, `Expect`, HTTP/1.0, whatever is odd) goes `serve` → `front` → `front/forward` → `homeserver`.
 //! 2. **requestToken without `id_server`**: `front/request_token` leaves a note (`in_flight`) and sends the homeserver
 //!    the request with our own `id_server`; the homeserver decides, then calls `identity` over https, which finds the
 //!    note, begins a `session`, mails the link (`delivery`, `wording`) and answers with a sid; `front/request_token`
@@ -130,12 +130,13 @@ pub enum RunError {
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Result<(), RunError> {
-    let drain = Drain::new(&config.shutdown);
+    let (drain, h2c) = (Drain::new(&config.shutdown), config.listen.h2c);
     let state = State::make(config, listeners.clock.clone())?;
     let (in_force, last_reload) = (state.in_force.clone(), LastReload::default());
     let serving = Serving {
         clock: state.clock.clone(),
         tls: None,
+        h2c: false,
         drain: drain.clone(),
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
@@ -149,7 +150,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     };
     let open = state.metrics.open_connections.clone();
     let elsewhere = Some(Handle::current());
-    let clients = Serving { tls: in_force.client_tls.clone(), open, elsewhere, ..serving.clone() };
+    let clients = Serving { tls: in_force.client_tls.clone(), h2c, open, elsewhere, ..serving.clone() };
     let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), ..serving.clone() };
     let front = Arc::new(state.front());
     let worker = || Arc::new(front::Worker { front: Arc::clone(&front), fast: Fast::new(state.forward.clone()) });

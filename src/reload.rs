@@ -172,6 +172,7 @@ impl Parts {
         let delivery = Delivery::new(&config.email, &config.sms, &config.server_name, metrics.clone());
         let delivery = faults.note("delivery", delivery);
         let client_tls = faults.note("listen.tls", config.listen.tls.as_ref().map(Tls::read).transpose());
+        let client_tls = client_tls.map(|tls| tls.map(Tls::with_http2));
         Some(Self { wording: wording?, delivery: delivery?, client_tls: client_tls? })
     }
 }

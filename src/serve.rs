@@ -4,6 +4,7 @@ mod by_hyper;
 mod client_ip;
 mod connection;
 mod drain;
+mod http2;
 mod listener;
 mod patience;
 mod reading;
@@ -103,6 +104,8 @@ impl Carrying {
 pub struct Serving {
     pub clock: Clock,
     pub tls: Option<Tls>,
+    /// Whether HTTP/2 is spoken without TLS, to clients that begin with it.
+    pub h2c: bool,
     pub drain: Drain,
     /// Connections open now.
     pub open: Gauge<i64, AtomicI64>,

@@ -120,6 +120,7 @@ impl Check<'_> {
             identity: raw.listen_identity.value.clone()?,
             admin: raw.listen_admin.value.clone()?,
             tls,
+            h2c: raw.listen_h2c.value?,
         })
     }
 

@@ -20,6 +20,7 @@ impl Config {
         if ours.tls.is_some() != listen.tls.is_some() {
             kept.keep("listen.tls", &mut ours.tls, &listen.tls);
         }
+        kept.keep("listen.h2c", &mut ours.h2c, &listen.h2c);
         let (shutdown, ours) = (&running.shutdown, &mut self.shutdown);
         kept.keep("shutdown.delay", &mut ours.delay, &shutdown.delay);
         kept.keep("shutdown.grace", &mut ours.grace, &shutdown.grace);

@@ -88,7 +88,7 @@ keys! {
     listen_admin: Vec<Endpoint> = "listen.admin", ListOf(ENDPOINT), default(["127.0.0.1:9091"]);
     listen_tls_certificate: PathBuf = "listen.tls.certificate", PATH, optional;
     listen_tls_private_key: PathBuf = "listen.tls.private_key", PATH, optional;
-    listen_h2c: bool = "listen.h2c", FalseYet, default(false);
+    listen_h2c: bool = "listen.h2c", Flag, default(false);
     listen_proxy_protocol: bool = "listen.proxy_protocol", FalseYet, default(false);
 
     shutdown_delay: Duration = "shutdown.delay", Span { least: ZERO, most: minutes(10) }, default("0s");

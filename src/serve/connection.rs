@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
 use super::patience::{Patient, Phase};
-use super::{Carrying, Door, Peer, Serving};
+use super::{Carrying, Door, Peer, Serving, http2, tls};
 
 /// A TLS handshake is two round trips; who needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -22,9 +22,12 @@ where
 {
     let _counted = Counted::new(&serving);
     let result = match &serving.tls {
-        None => http(io, peer, door, &serving).await,
+        None => in_clear(io, peer, door, &serving).await,
         Some(tls) => match Box::pin(tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(io))).await {
-            Ok(Ok(io)) => http(io, peer, door, &serving).await,
+            Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(tls::HTTP2) => {
+                elsewhere(&serving, http2::serve(io, Vec::new(), peer, door, serving.clone())).await.unwrap_or(Ok(()))
+            }
+            Ok(Ok(io)) => http1(io, Vec::new(), peer, door, &serving).await,
             Ok(Err(error)) => Err(error.into()),
             Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         },
@@ -34,35 +37,52 @@ where
     }
 }
 
-/// Requests that the door does not carry itself are hyper's, one by one or with all that follow.
-async fn http<D, S>(mut io: S, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
+async fn in_clear<D, S>(mut io: S, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
 where
     D: Door,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut read = Vec::new();
+    if serving.h2c && http2::is_begun(&mut io, &mut read, &serving.drain).await? {
+        let http2 = http2::serve(io, read, peer, door, serving.clone());
+        return elsewhere(serving, http2).await.unwrap_or(Ok(()));
+    }
+    http1(io, read, peer, door, serving).await
+}
+
+/// Requests that the door does not carry itself are hyper's, one by one or with all that follow.
+async fn http1<D, S>(mut io: S, mut read: Vec<u8>, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
+where
+    D: Door,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut carrying = Carrying::new(peer, &serving.drain);
     while let Some(unusual) = door.carry(&mut io, &mut read, &mut carrying).await {
         let by_hyper = by_hyper::serve(io, read, unusual, peer, Arc::clone(&door), serving.clone());
-        // Rare, and large: an ordinary connection has no room for it.
-        let by_hyper = Box::pin(by_hyper);
-        let ended = match &serving.elsewhere {
-            None => by_hyper.await,
-            Some(elsewhere) => match AbortOnDropHandle::new(elsewhere.spawn(by_hyper)).await {
-                Ok(ended) => ended,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_cancelled) => return Ok(()),
-                },
-            },
-        };
-        match ended? {
+        match elsewhere(serving, by_hyper).await.transpose()?.flatten() {
             Some(more) => (io, read) = more,
             None => return Ok(()),
         }
     }
     Patient::new(io, Phase::default()).shutdown().await?;
     Ok(())
+}
+
+/// Runs what hyper does where it belongs; `None` when it was cancelled there.
+async fn elsewhere<T: Send + 'static>(
+    serving: &Serving,
+    by_hyper: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    // Rare, and large: an ordinary connection has no room for it.
+    let by_hyper = Box::pin(by_hyper);
+    let Some(elsewhere) = &serving.elsewhere else { return Some(by_hyper.await) };
+    match AbortOnDropHandle::new(elsewhere.spawn(by_hyper)).await {
+        Ok(ended) => Some(ended),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => None,
+        },
+    }
 }
 
 /// Counts a connection for as long as it lives, and the panic if it ends by one.

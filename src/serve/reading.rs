@@ -3,7 +3,8 @@
 //! What hyper and httparse refuse or settle before we see it is listed, row by row, in `tests/it/forward/shapes.rs`.
 
 use http::uri::Authority;
-use http::{HeaderMap, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http_body::Body;
 
 use crate::matrix::{Errcode, Refusal};
 
@@ -53,6 +54,34 @@ pub(super) fn settle<B>(request: &mut Request<B>) -> Result<(), Ambiguous> {
         *request.uri_mut() = origin;
     }
     one_length(request.headers())
+}
+
+/// As `settle`, for HTTP/2: the request is given the form that it would have had in HTTP/1.1
+/// ([RFC 9113 §8.3](https://www.rfc-editor.org/rfc/rfc9113#section-8.3)). Fields that concern a connection, and bodies
+/// that are not as long as `Content-Length` says, h2 has refused.
+pub(super) fn settle_http2<B: Body>(request: &mut Request<B>) -> Result<(), Ambiguous> {
+    *request.version_mut() = Version::HTTP_11;
+    if let Some(authority) = request.uri().authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_opaque| Ambiguous::Host)?;
+        // One that is there is held against the authority below.
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    join_cookies(request.headers_mut());
+    let coded = request.headers().contains_key(header::TRANSFER_ENCODING);
+    if !coded && !request.headers().contains_key(header::CONTENT_LENGTH) && !request.body().is_end_stream() {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    settle(request)
+}
+
+/// HTTP/2 may divide cookies, HTTP/1.1 may not ([RFC 9113 §8.2.3](https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3)).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice()))
+    {
+        headers.insert(header::COOKIE, cookie);
+    }
 }
 
 /// At most one length, spelled in the one way that everybody reads alike

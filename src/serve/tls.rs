@@ -13,6 +13,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::TlsFiles;
 
+/// HTTP/2 as ALPN calls it.
+pub(super) const HTTP2: &[u8] = b"h2";
+
 /// What new handshakes use. Cheap to clone; all clones change together.
 #[derive(Clone)]
 pub struct Tls(Arc<ArcSwap<ServerConfig>>);
@@ -50,6 +53,12 @@ impl Tls {
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.0.load_full())
+    }
+
+    /// The same, for a door that speaks HTTP/2 as well.
+    pub fn with_http2(mut config: ServerConfig) -> ServerConfig {
+        config.alpn_protocols.insert(0, HTTP2.to_vec());
+        config
     }
 
     /// The chain and the key of two PEM files.

@@ -1,5 +1,8 @@
 //! The noun `Client`: somebody at a client door, in plain HTTP/1.1, and what a person does with a browser and a mail.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -53,15 +56,23 @@ pub struct Client {
     headers: Vec<(String, String)>,
     /// The version segment of its paths.
     api: &'static str,
+    /// Arguments of curl, when it is curl that asks.
+    curl: Option<Vec<String>>,
 }
 
 impl Client {
     pub fn of(address: impl Into<String>) -> Self {
-        Self { address: address.into(), headers: Vec::new(), api: "r0" }
+        Self { address: address.into(), headers: Vec::new(), api: "r0", curl: None }
     }
 
     pub fn speaking(mut self, api: &'static str) -> Self {
         self.api = api;
+        self
+    }
+
+    /// Over HTTP/2 and TLS, by curl.
+    pub fn over_http2(mut self, ca: &std::path::Path) -> Self {
+        self.curl = Some(vec!["--http2".into(), "--cacert".into(), ca.display().to_string()]);
         self
     }
 
@@ -98,6 +109,9 @@ impl Client {
     }
 
     pub async fn send(&self, method: &str, target: &str, body: &[u8]) -> Answer {
+        if let Some(arguments) = &self.curl {
+            return self.send_by_curl(arguments.clone(), method, target, body.to_vec()).await;
+        }
         let mut stream = TcpStream::connect(&self.address).await.expect("the server takes connections");
         let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
         for (name, value) in &self.headers {
@@ -113,6 +127,32 @@ impl Client {
         let read = stream.read_to_end(&mut bytes).await;
         assert!(!bytes.is_empty(), "no answer to {method} {target}: {sent:?} {read:?}");
         parse(&bytes)
+    }
+
+    async fn send_by_curl(&self, arguments: Vec<String>, method: &str, target: &str, body: Vec<u8>) -> Answer {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-i", "--max-time", "60", "-X", method, "-w", "%{stderr}%{http_version}"]).args(arguments);
+        for (name, value) in &self.headers {
+            curl.args(["-H", &format!("{name}: {value}")]);
+        }
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            curl.args(["-H", "Content-Type: application/json"]);
+        }
+        if !body.is_empty() || method == "POST" {
+            curl.args(["--data-binary", "@-"]);
+        }
+        let port = self.address.split(':').next_back().unwrap();
+        curl.arg(format!("https://localhost:{port}{target}"));
+        let output = tokio::task::spawn_blocking(move || {
+            let mut curl = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            // One without a body may be through already.
+            curl.stdin.take().unwrap().write_all(&body).ok();
+            curl.wait_with_output().unwrap()
+        })
+        .await
+        .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "2", "HTTP/2 was spoken");
+        parse(&output.stdout)
     }
 
     /// The three requestTokens, as a client of today sends them: without `id_server`.

@@ -10,5 +10,5 @@ mod streams;
 mod tunnels;
 mod turns;
 
-pub use door::{Front, Mode};
+pub use door::{Front, Mode, Speaking};
 pub use homes::gzip;

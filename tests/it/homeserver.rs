@@ -220,6 +220,13 @@ impl Conversation {
         self.ahead.drain(..count).collect()
     }
 
+    /// As `exactly`, or as many as there are.
+    pub async fn up_to(&mut self, count: usize) -> Vec<u8> {
+        while self.ahead.len() < count && self.fill().await {}
+        let count = count.min(self.ahead.len());
+        self.ahead.drain(..count).collect()
+    }
+
     /// Everything up to the end; a reset ends it, too.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.fill().await {}

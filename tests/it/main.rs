@@ -34,6 +34,7 @@ mod forward;
 mod fuzz;
 mod gateway;
 mod homeserver;
+mod http2;
 mod identity;
 mod layers;
 mod legacy;

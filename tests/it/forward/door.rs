@@ -43,6 +43,13 @@ pub enum Mode {
     Panic,
 }
 
+/// What its sockets speak besides HTTP/1.1 in clear.
+#[derive(Default)]
+pub struct Speaking {
+    pub tls: Option<Tls>,
+    pub h2c: bool,
+}
+
 struct Plain {
     forward: Forward,
     /// `None`: everything is hyper's.
@@ -101,20 +108,27 @@ impl Front {
 
     pub fn with_shutdown(homeserver: &config::Homeserver, mode: Mode, trusted: &[&str], shutdown: &Shutdown) -> Self {
         let clients = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        let listen = Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None };
+        let listen = Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None, h2c: false };
         let listeners = Listeners::bind(&listen).unwrap();
-        Self::serve(listeners.clients, None, homeserver, mode, trusted, shutdown)
+        Self::serve(listeners.clients, Speaking::default(), homeserver, mode, trusted, shutdown)
     }
 
     /// On sockets of one's own.
     pub fn on(listeners: Vec<Listener>, tls: Option<Tls>, homeserver: &config::Homeserver, mode: Mode) -> Self {
         let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
-        Self::serve(listeners, tls, homeserver, mode, &[], &shutdown)
+        Self::serve(listeners, Speaking { tls, ..Speaking::default() }, homeserver, mode, &[], &shutdown)
+    }
+
+    /// On a free port, with a homeserver whose clients are trusted when they come from these networks.
+    pub fn speaking(speaking: Speaking, homeserver: &Homeserver, trusted: &[&str]) -> Self {
+        let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
+        let listener = Listener::bind(&Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        Self::serve(vec![listener], speaking, &homeserver.config(), Mode::Forward, trusted, &shutdown)
     }
 
     fn serve(
         listeners: Vec<Listener>,
-        tls: Option<Tls>,
+        speaking: Speaking,
         homeserver: &config::Homeserver,
         mode: Mode,
         trusted: &[&str],
@@ -127,7 +141,8 @@ impl Front {
         let drain = Drain::new(shutdown);
         let serving = Serving {
             clock: Clock::system(),
-            tls,
+            tls: speaking.tls,
+            h2c: speaking.h2c,
             drain: drain.clone(),
             open: metrics.open_connections.clone(),
             panics: metrics.panics.clone(),
