@@ -119,6 +119,8 @@ pub struct Listen {
     pub tls: Option<TlsFiles>,
     /// HTTP/2 without TLS, to clients that begin with it.
     pub h2c: bool,
+    /// Whether trusted proxies say before each connection of a client whom it comes from.
+    pub proxy_protocol: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -131,12 +131,14 @@ pub enum RunError {
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Result<(), RunError> {
     let (drain, h2c) = (Drain::new(&config.shutdown), config.listen.h2c);
+    let announced_by = config.listen.proxy_protocol.then(|| config.trusted_proxies.clone().into());
     let state = State::make(config, listeners.clock.clone())?;
     let (in_force, last_reload) = (state.in_force.clone(), LastReload::default());
     let serving = Serving {
         clock: state.clock.clone(),
         tls: None,
         h2c: false,
+        announced_by: None,
         drain: drain.clone(),
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
@@ -150,7 +152,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     };
     let open = state.metrics.open_connections.clone();
     let elsewhere = Some(Handle::current());
-    let clients = Serving { tls: in_force.client_tls.clone(), h2c, open, elsewhere, ..serving.clone() };
+    let clients = Serving { tls: in_force.client_tls.clone(), h2c, announced_by, open, elsewhere, ..serving.clone() };
     let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), ..serving.clone() };
     let front = Arc::new(state.front());
     let worker = || Arc::new(front::Worker { front: Arc::clone(&front), fast: Fast::new(state.forward.clone()) });

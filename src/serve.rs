@@ -7,6 +7,7 @@ mod drain;
 mod http2;
 mod listener;
 mod patience;
+mod proxy_protocol;
 mod reading;
 mod replay;
 mod tls;
@@ -23,6 +24,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -106,6 +108,8 @@ pub struct Serving {
     pub tls: Option<Tls>,
     /// Whether HTTP/2 is spoken without TLS, to clients that begin with it.
     pub h2c: bool,
+    /// Who has to say before each connection, by the PROXY protocol, whom it comes from. `None`: nobody.
+    pub announced_by: Option<Arc<[IpNet]>>,
     pub drain: Drain,
     /// Connections open now.
     pub open: Gauge<i64, AtomicI64>,

@@ -114,6 +114,12 @@ impl Check<'_> {
                 self.fault(door, format!("is empty, so that {whom} cannot come in"), "write at least one address");
             }
         }
+        let only_tcp = !raw.listen_clients.value.iter().flatten().any(|one| matches!(one, Endpoint::Unix(_)));
+        let nobody = raw.trusted_proxies.value.as_ref().is_some_and(Vec::is_empty);
+        if raw.listen_proxy_protocol.value == Some(true) && only_tcp && nobody {
+            let wrong = "is true, so that nobody can come in: no proxy is trusted";
+            self.fault(&raw.listen_proxy_protocol, wrong, "write the proxy's network into clients.trusted_proxies");
+        }
         let tls = self.tls_files(&raw.listen_tls_certificate, &raw.listen_tls_private_key);
         Some(Listen {
             clients: raw.listen_clients.value.clone()?,
@@ -121,6 +127,7 @@ impl Check<'_> {
             admin: raw.listen_admin.value.clone()?,
             tls,
             h2c: raw.listen_h2c.value?,
+            proxy_protocol: raw.listen_proxy_protocol.value?,
         })
     }
 

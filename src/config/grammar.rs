@@ -162,29 +162,6 @@ impl Grammar for Flag {
     }
 }
 
-/// A switch for what a later version does.
-pub(crate) struct FalseYet;
-
-impl Grammar for FalseYet {
-    type Value = bool;
-
-    fn read(&self, written: &Written) -> Result<bool, Vec<Wrong>> {
-        match written.flag() {
-            Some(false) => Ok(false),
-            Some(true) => Err(vec![Wrong::new("true is not in this version yet", self.write())]),
-            None => self.mismatch(written),
-        }
-    }
-
-    fn takes(&self) -> String {
-        "boolean, only false yet".to_owned()
-    }
-
-    fn write(&self) -> String {
-        "write false".to_owned()
-    }
-}
-
 /// One of some words.
 pub(crate) struct OneOf<T: 'static> {
     pub(crate) words: &'static [(&'static str, T)],

@@ -21,6 +21,7 @@ impl Config {
             kept.keep("listen.tls", &mut ours.tls, &listen.tls);
         }
         kept.keep("listen.h2c", &mut ours.h2c, &listen.h2c);
+        kept.keep("listen.proxy_protocol", &mut ours.proxy_protocol, &listen.proxy_protocol);
         let (shutdown, ours) = (&running.shutdown, &mut self.shutdown);
         kept.keep("shutdown.delay", &mut ours.delay, &shutdown.delay);
         kept.keep("shutdown.grace", &mut ours.grace, &shutdown.grace);

@@ -9,18 +9,33 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
 use super::patience::{Patient, Phase};
-use super::{Carrying, Door, Peer, Serving, http2, tls};
+use super::{Carrying, Door, Peer, Serving, http2, is_trusted, proxy_protocol, tls};
 
 /// A TLS handshake is two round trips; who needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Serves one connection to its end. A panic in it stays in its task and is counted.
-pub(super) async fn serve<D, S>(io: S, peer: Peer, door: Arc<D>, serving: Serving)
+pub(super) async fn serve<D, S>(mut io: S, mut peer: Peer, door: Arc<D>, serving: Serving)
 where
     D: Door,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let _counted = Counted::new(&serving);
+    if let Some(proxies) = &serving.announced_by {
+        if !is_trusted(peer, proxies) {
+            tracing::debug!(?peer, "connection past the proxies closed");
+            return;
+        }
+        // The address told is the client's from here on: it is trusted only where it is a trusted proxy's itself.
+        match Box::pin(proxy_protocol::read(&mut io)).await {
+            Ok(Some(client)) => peer = Peer::Ip(client),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(%error, ?peer, "connection closed");
+                return;
+            }
+        }
+    }
     let result = match &serving.tls {
         None => in_clear(io, peer, door, &serving).await,
         Some(tls) => match Box::pin(tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(io))).await {

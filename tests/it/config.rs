@@ -48,7 +48,7 @@ fn every_fault_of_a_faulty_file_is_named_in_one_go() {
         assert_eq!(output.status.code(), Some(78), "{name}");
         assert!(output.stdout.is_empty(), "{name}");
     }
-    assert_eq!(files.len(), 34);
+    assert_eq!(files.len(), 35);
 }
 
 #[test]

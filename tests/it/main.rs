@@ -48,6 +48,7 @@ mod phones;
 mod policies;
 mod postfix;
 mod process;
+mod proxy_protocol;
 mod reload;
 mod request_token;
 mod secure;

@@ -48,6 +48,8 @@ pub enum Mode {
 pub struct Speaking {
     pub tls: Option<Tls>,
     pub h2c: bool,
+    /// Whoever is trusted has to announce its clients.
+    pub proxy_protocol: bool,
 }
 
 struct Plain {
@@ -108,7 +110,8 @@ impl Front {
 
     pub fn with_shutdown(homeserver: &config::Homeserver, mode: Mode, trusted: &[&str], shutdown: &Shutdown) -> Self {
         let clients = vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        let listen = Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None, h2c: false };
+        let listen =
+            Listen { clients, identity: Vec::new(), admin: Vec::new(), tls: None, h2c: false, proxy_protocol: false };
         let listeners = Listeners::bind(&listen).unwrap();
         Self::serve(listeners.clients, Speaking::default(), homeserver, mode, trusted, shutdown)
     }
@@ -124,6 +127,13 @@ impl Front {
         let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
         let listener = Listener::bind(&Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
         Self::serve(vec![listener], speaking, &homeserver.config(), Mode::Forward, trusted, &shutdown)
+    }
+
+    /// On a socket's file, where everybody is trusted.
+    pub fn at_socket(path: &std::path::Path, speaking: Speaking, homeserver: &config::Homeserver) -> Self {
+        let shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(20) };
+        let listener = Listener::bind(&Endpoint::Unix(path.to_owned())).unwrap();
+        Self::serve(vec![listener], speaking, homeserver, Mode::Forward, &[], &shutdown)
     }
 
     fn serve(
@@ -143,6 +153,7 @@ impl Front {
             clock: Clock::system(),
             tls: speaking.tls,
             h2c: speaking.h2c,
+            announced_by: speaking.proxy_protocol.then(|| trusted.clone().into()),
             drain: drain.clone(),
             open: metrics.open_connections.clone(),
             panics: metrics.panics.clone(),
