@@ -59,3 +59,4 @@ mod sms;
 mod stand_aside;
 mod table;
 mod versions;
+mod websocket;
