@@ -87,6 +87,13 @@ impl Legacy {
     }
 }
 
+impl Drop for Legacy {
+    /// Before its folder goes, in which its process id stands.
+    fn drop(&mut self) {
+        self.tool("down").output().ok();
+    }
+}
+
 /// A free port below those that the system gives to whoever asks for any: nobody takes it before the server it is for.
 pub fn port() -> u16 {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
