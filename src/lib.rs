@@ -25,7 +25,7 @@
 //! | `lib` | every room |
 //! | `main` | `lib` `config` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
-//! | `front/forward` | `config` `homeserver` `serve` |
+//! | `front/forward` | `config` `homeserver` `serve` `wire` |
 //! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |
 //! | `front/request_token` `front/threepid_creds` | `body` `config` `front/forward` `in_flight` `limit` `random` `serve` `session` `store` |
 //! | `front/route` | `front/separate_add` `front/threepid_creds` |

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use http_body::Body;
 
 use crate::matrix::{Errcode, Refusal};
+use crate::wire;
 
 /// What two parsers could disagree about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -84,34 +85,25 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// At most one length, spelled in the one way that everybody reads alike
-/// ([RFC 9112 §6](https://www.rfc-editor.org/rfc/rfc9112#section-6)). For answers of the homeserver as well.
+/// At most one length, with one reading. For answers of the homeserver as well.
 pub fn one_length(headers: &HeaderMap) -> Result<(), Ambiguous> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next();
-    if let Some(length) = length {
-        let digits = length.as_bytes();
-        let plain = digits.iter().all(u8::is_ascii_digit) && !digits.is_empty() && digits.len() < 19;
-        if lengths.next().is_some() || !plain || (digits.len() > 1 && digits.starts_with(b"0")) {
-            return Err(Ambiguous::ContentLength);
-        }
+    if let Some(length) = length
+        && (lengths.next().is_some() || wire::content_length(length.as_bytes()).is_none())
+    {
+        return Err(Ambiguous::ContentLength);
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         if length.is_some() {
             return Err(Ambiguous::TwoLengths);
         }
-        if codings.next().is_some() || coding.as_bytes() != b"chunked" {
+        if codings.next().is_some() || !wire::is_chunked(coding.as_bytes()) {
             return Err(Ambiguous::TransferEncoding);
         }
     }
-    // CGI-like servers read `_` as `-`.
-    let lookalike = |name: &str| {
-        matches!(name.len(), 14 | 17)
-            && name.contains('_')
-            && matches!(name.replace('_', "-").as_str(), "content-length" | "transfer-encoding")
-    };
-    if headers.keys().any(|name| lookalike(name.as_str())) {
+    if headers.keys().any(|name| wire::is_lookalike(name.as_str())) {
         return Err(Ambiguous::Lookalike);
     }
     Ok(())
@@ -126,28 +118,7 @@ fn host(headers: &HeaderMap, version: Version) -> Result<Option<&str>, Ambiguous
     }
     let Some(host) = host else { return Ok(None) };
     let host = host.to_str().map_err(|_opaque| Ambiguous::Host)?;
-    if is_host(host) { Ok(Some(host)) } else { Err(Ambiguous::Host) }
-}
-
-/// `name[:port]`, `v4[:port]` or `[v6][:port]`.
-fn is_host(host: &str) -> bool {
-    let (name, port) = match host.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((v6, after)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", after),
-            _ => return false,
-        },
-        None => match host.find(':') {
-            Some(at) => host.split_at(at),
-            None => (host, ""),
-        },
-    };
-    let port_fits = port.is_empty()
-        || port.strip_prefix(':').is_some_and(|port| {
-            port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
-        });
-    let name_fits = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'));
-    name_fits && port_fits
+    if wire::is_host(host.as_bytes()) { Ok(Some(host)) } else { Err(Ambiguous::Host) }
 }
 
 fn origin_form(uri: &Uri, host: Option<&str>) -> Result<Uri, Ambiguous> {

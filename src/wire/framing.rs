@@ -140,8 +140,9 @@ fn trailer(line: &[u8]) -> Result<At, Malformed> {
     let (name, value) = (halves.next().unwrap_or_default(), halves.next().ok_or(Malformed)?);
     let names = [&b"content-length"[..], b"transfer-encoding", b"host", b"authorization", b"connection", b"trailer"];
     let forbidden = names.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden));
-    let fits =
-        !name.is_empty() && name.iter().all(|byte| super::head::is_token(*byte)) && value.iter().all(|it| is_text(*it));
+    let fits = !name.is_empty()
+        && name.iter().all(|byte| super::fields::is_token(*byte))
+        && value.iter().all(|it| is_text(*it));
     if fits && !forbidden { Ok(At::Trailer(Vec::new())) } else { Err(Malformed) }
 }
 

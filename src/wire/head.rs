@@ -7,6 +7,7 @@ use httparse::Status;
 use memchr::memchr;
 
 use super::Framing;
+use super::fields::{content_length, is_chunked, is_for_everybody, is_host, is_lookalike};
 
 /// Longest head, in bytes. Four times what Twisted takes.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -38,7 +39,7 @@ pub struct RequestHead {
     pub fields: usize,
     pub framing: Framing,
     pub persistence: Persistence,
-    /// Lines that are not simply passed on, in their order; at most four.
+    /// Lines that are not simply passed on, in their order.
     pub special: Special,
 }
 
@@ -182,42 +183,29 @@ impl<'a> Told<'a> {
         }
     }
 
-    /// At most one length, spelled in the one way that everybody reads alike
-    /// ([RFC 9112 §6](https://www.rfc-editor.org/rfc/rfc9112#section-6)).
+    /// At most one length, with one reading.
     fn length(&mut self, field: &httparse::Header<'_>) -> Option<()> {
-        let is = |expected: &str| alike(field.name, expected);
-        match field.name.len() {
-            14 if is("content-length") => {
-                let digits = field.value;
-                let plain = digits.iter().all(u8::is_ascii_digit) && (1..19).contains(&digits.len());
-                if !plain || (digits.len() > 1 && digits.starts_with(b"0")) {
-                    return None;
-                }
-                let length = std::str::from_utf8(digits).ok()?.parse().ok()?;
-                self.frame(field, Framing::Length(length))
-            }
-            17 if is("transfer-encoding") => {
-                (field.value == b"chunked").then(|| self.frame(field, Framing::chunked())).flatten()
-            }
-            _ => Some(()),
-        }
-    }
-
-    /// CGI-like servers read `_` as `-`: what only looks like a length has two readings.
-    fn frame(&mut self, field: &httparse::Header<'_>, framing: Framing) -> Option<()> {
-        (!field.name.contains('_') && self.framing.is_none()).then(|| self.framing = Some(framing))
+        let is = |expected: &str| field.name.eq_ignore_ascii_case(expected);
+        let framing = match field.name.len() {
+            14 | 17 if is_lookalike(field.name) => return None,
+            14 if is("content-length") => Framing::Length(content_length(field.value)?),
+            17 if is("transfer-encoding") => is_chunked(field.value).then(Framing::chunked)?,
+            _ => return Some(()),
+        };
+        self.framing.is_none().then(|| self.framing = Some(framing))
     }
 
     /// `None`: it names fields.
     fn connection(&mut self, value: &[u8]) -> Option<()> {
+        let mut names = false;
         for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             if token.eq_ignore_ascii_case(b"close") {
                 self.persistence = Persistence::Close;
             } else if !token.eq_ignore_ascii_case(b"keep-alive") {
-                return None;
+                names = true;
             }
         }
-        Some(())
+        (!names).then_some(())
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "one arm of many that may find a fault")]
@@ -243,11 +231,9 @@ impl<'a> Told<'a> {
             lines.flat_map(|line| line.value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii).collect();
         for field in fields {
             let name = field.name;
-            let kept = ["content-length", "transfer-encoding", "content-type", "content-encoding", "set-cookie"];
-            let kept = kept.iter().any(|kept| name.eq_ignore_ascii_case(kept));
             let line = self.line_of(field);
             let is_named = named.iter().any(|token| token.eq_ignore_ascii_case(name.as_bytes()));
-            if is_named && !kept && !self.special.iter().any(|(_, noted)| *noted == line) {
+            if is_named && !is_for_everybody(name) && !self.special.iter().any(|(_, noted)| *noted == line) {
                 self.special.push((Field::Hop, line));
             }
         }
@@ -260,30 +246,9 @@ fn offset(head: &[u8], part: &[u8]) -> usize {
     part.as_ptr().addr().saturating_sub(head.as_ptr().addr())
 }
 
-/// Equal but for case, and for `_` that stands for `-`.
-fn alike(name: &str, expected: &str) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.bytes().map(fold).eq(expected.bytes())
-}
-
 /// A path, and no fragment, which would not be the homeserver's to see.
 fn is_origin_form(target: &[u8]) -> bool {
     target.starts_with(b"/") && !target.contains(&b'#')
-}
-
-/// `name[:port]` or `v4[:port]`; whatever is rarer is read with more care.
-fn is_host(host: &[u8]) -> bool {
-    let mut halves = host.splitn(2, |byte| *byte == b':');
-    let (name, port) = (halves.next().unwrap_or_default(), halves.next());
-    let name_fits =
-        !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
-    let is_port = |port: &[u8]| std::str::from_utf8(port).is_ok_and(|port| port.parse::<u16>().is_ok());
-    name_fits && port.is_none_or(|port| port.iter().all(u8::is_ascii_digit) && is_port(port))
-}
-
-/// A byte of a field's name.
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -344,7 +309,7 @@ mod tests {
             assert_eq!(request("POST / HTTP/1.1", fields), None, "{fields:?}");
         }
         assert_eq!(request("GET / HTTP/1.1", &"X: 1\r\n".repeat(MAX_FIELDS)), None);
-        for host in ["", "a/b", "a b", "user@h", "h:", "h:99999", "h:1x", "[::1]"] {
+        for host in ["", "a/b", "a b", "user@h", "h:99999", "h:1x", "h:+1", "[::1", "[h]", "::1"] {
             let known = RequestHead::parse(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
             assert_eq!(known, None, "{host:?}");
         }

@@ -4,6 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::serve::{Peer, is_trusted};
+use crate::wire;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -77,32 +78,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     tokens(headers, &header::CONNECTION)
         .filter(|token| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !is_for_everybody(name))
+        .filter(|name| !wire::is_for_everybody(name.as_str()))
         .collect()
-}
-
-/// What no client may have us drop: who it is, what the request means, and where it ends. A proxy that obeyed
-/// `Connection: X-Forwarded-For` hid every client from the server behind it (CVE-2022-31813).
-fn is_for_everybody(name: &HeaderName) -> bool {
-    let forwarding = name.as_str() == "forwarded" || name.as_str().starts_with("x-forwarded-") || *name == "x-real-ip";
-    forwarding
-        || matches!(
-            *name,
-            header::HOST
-                | header::CONTENT_LENGTH
-                | header::TRANSFER_ENCODING
-                | header::TE
-                | header::TRAILER
-                | header::EXPECT
-                | header::AUTHORIZATION
-                | header::COOKIE
-                | header::SET_COOKIE
-                | header::CONTENT_TYPE
-                | header::CONTENT_ENCODING
-                | header::CONTENT_RANGE
-                | header::CACHE_CONTROL
-                | header::LOCATION
-        )
 }
 
 fn keep_trailers_only(headers: &mut HeaderMap) {
