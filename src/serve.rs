@@ -37,6 +37,7 @@ pub use client_ip::client_ip;
 pub(crate) use client_ip::is_trusted;
 pub use drain::Drain;
 pub use listener::{BindError, Listener, Listeners};
+pub(crate) use patience::{HEAD, IDLE, PATIENCE};
 pub use reading::{Ambiguous, one_length};
 pub use tls::{Tls, TlsError};
 pub use workers::{Workers, WorkersError};
@@ -82,12 +83,24 @@ pub enum Unusual {
 #[derive(Debug)]
 pub struct Carrying {
     pub peer: Peer,
+    /// Nothing has come on this connection.
+    new: bool,
     closing: drain::Once,
 }
 
 impl Carrying {
-    fn new(peer: Peer, drain: &Drain) -> Self {
-        Self { peer, closing: drain.when_closing() }
+    pub(crate) fn new(peer: Peer, drain: &Drain) -> Self {
+        Self { peer, new: true, closing: drain.when_closing() }
+    }
+
+    /// Hyper has given it back.
+    pub(crate) fn goes_on(&mut self) {
+        self.new = false;
+    }
+
+    /// Whether this is where a connection begins, and not where hyper gave it back.
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 
     /// Whether no further request is to be taken.

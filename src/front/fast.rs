@@ -13,7 +13,6 @@ use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -23,16 +22,11 @@ use crate::front::forward::Forward;
 use crate::front::route::Route;
 use crate::homeserver::{Sockets, Unanswered};
 use crate::matrix::Refusal;
-use crate::serve::{Ambiguous, Carrying, Peer, Unusual};
+use crate::serve::{Ambiguous, Carrying, HEAD, IDLE, Peer, Unusual};
 use crate::wire::{Field, Framing, Persistence, RequestHead, Scan, begins_a_request, scan};
 
 use exchange::{End, Exchange, Request, Scratch, poll_read};
 
-/// A head has to be whole this long after its first byte; the first one, after the connection was made (slowloris).
-const HEAD: Duration = Duration::from_secs(30);
-/// An idle connection is closed after this long: later than Twisted's 60 s, so that a proxy before us that was set up
-/// for the homeserver does not find its connections closed.
-const IDLE: Duration = Duration::from_secs(75);
 /// A request of ours with a body up to this length is handed to hyper by itself, a longer one with its connection.
 const BY_ITSELF: u64 = 1024 * 1024;
 
@@ -82,12 +76,13 @@ impl Fast {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let peer = carrying.peer;
-        let until = Instant::now() + HEAD;
+        let until = Instant::now() + if carrying.is_new() { HEAD } else { IDLE };
         let mut connection = Connection { io, read, seen: 0, until, timer: None, peer, fast: self };
         loop {
             let came = poll_fn(|cx| match connection.poll_request(cx) {
-                Poll::Pending => carrying.poll_closing(cx).map(|()| Came::Nothing),
-                ready @ Poll::Ready(_) => ready,
+                // A request that has begun to come is served yet.
+                Poll::Pending if connection.read.is_empty() => carrying.poll_closing(cx).map(|()| Came::Nothing),
+                came @ (Poll::Ready(_) | Poll::Pending) => came,
             });
             match came.await {
                 Came::Ordinary(request) => {
@@ -129,11 +124,11 @@ impl Fast {
             let mut exchange =
                 Exchange::new(&mut *connection.io, socket, reused, &mut request, &mut *connection.read, carrying);
             let end = poll_fn(|cx| SCRATCH.with_borrow_mut(|scratch| exchange.poll(cx, scratch))).await;
+            if let Some(status) = exchange.status() {
+                self.forward.count_status(status);
+            }
             match end {
                 End::Done(persistence) => {
-                    if let Some(status) = exchange.status() {
-                        self.forward.count_status(status);
-                    }
                     if let Some(socket) = exchange.into_socket() {
                         self.sockets.put(socket);
                     }
@@ -181,11 +176,11 @@ impl Fast {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Came> {
         SCRATCH.with_borrow_mut(|scratch| {
-            if !self.read.is_empty()
-                && self.seen == 0
-                && let Some(came) = self.look_again()
-            {
-                return Poll::Ready(came);
+            if !self.read.is_empty() && self.seen == 0 {
+                if let Some(came) = self.look_again() {
+                    return Poll::Ready(came);
+                }
+                self.until = Instant::now() + HEAD;
             }
             loop {
                 let came = match poll_read(self.io, cx, &mut scratch.read) {
@@ -311,5 +306,89 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             }
             timer.as_mut().reset(until);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::config::{self, HomeserverAddress, NeedsShim, Shutdown};
+    use crate::serve::Drain;
+    use crate::telemetry::Metrics;
+
+    fn drain() -> Drain {
+        Drain::new(&Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(3600) })
+    }
+
+    /// How a connection ends on which nothing comes but `ahead`, and after how long.
+    async fn end(mut carrying: Carrying, ahead: &[u8], mut io: DuplexStream) -> (Option<Unusual>, Duration) {
+        let nowhere = HomeserverAddress::Unix("/nowhere".into());
+        let homeserver = config::Homeserver {
+            address: nowhere,
+            connect_timeout: Duration::from_secs(1),
+            needs_shim: NeedsShim::Auto,
+        };
+        let fast = Fast::new(Forward::new(&homeserver, &[], Metrics::new()));
+        let (mut read, began) = (ahead.to_vec(), Instant::now());
+        let unusual = fast.carry(&mut io, &mut read, &mut carrying).await;
+        (unusual, began.elapsed())
+    }
+
+    fn about(span: Duration, expected: Duration) -> bool {
+        span >= expected && span < expected + Duration::from_millis(10)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_has_the_time_of_a_head_and_one_that_hyper_gave_back_is_idle() {
+        let (_client, io) = duplex(64);
+        let mut carrying = Carrying::new(Peer::Local, &drain());
+        assert!(about(end(carrying, b"", io).await.1, HEAD));
+        let (_client, io) = duplex(64);
+        carrying = Carrying::new(Peer::Local, &drain());
+        carrying.goes_on();
+        assert!(about(end(carrying, b"", io).await.1, IDLE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_in_is_given_its_time_once() {
+        let (mut client, io) = duplex(64);
+        let trickle = tokio::spawn(async move {
+            client.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+            while client.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let (unusual, after) = end(Carrying::new(Peer::Local, &drain()), b"", io).await;
+        assert_eq!(unusual, None);
+        assert!(about(after, HEAD), "{after:?}");
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_whose_beginning_came_behind_another_request_has_its_time_too() {
+        let (_client, io) = duplex(64);
+        let mut carrying = Carrying::new(Peer::Local, &drain());
+        carrying.goes_on();
+        assert!(about(end(carrying, b"GET / HTTP/1.1\r\n", io).await.1, HEAD));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_it_is_to_close_an_idle_connection_ends_and_a_head_that_has_begun_is_read_on() {
+        let drain = drain();
+        let (_client, io) = duplex(64);
+        let idle = tokio::spawn(end(Carrying::new(Peer::Local, &drain), b"", io));
+        let (mut client, io) = duplex(64);
+        let begun =
+            tokio::spawn(end(Carrying::new(Peer::Local, &drain), b"GET /_matrix/client/versions HTTP/1.1\r\n", io));
+        tokio::task::yield_now().await;
+        drain.cut();
+        assert_eq!(idle.await.unwrap(), (None, Duration::ZERO));
+        client.write_all(b"Host: h\r\n\r\n").await.unwrap();
+        let (unusual, after) = begun.await.unwrap();
+        assert!(matches!(unusual, Some(Unusual::Once(_))), "{unusual:?} after {after:?}");
     }
 }

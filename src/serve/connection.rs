@@ -13,6 +13,8 @@ use super::{Carrying, Door, Peer, Serving, http2, is_trusted, proxy_protocol, tl
 
 /// A TLS handshake is two round trips; who needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take to take the last of its answer.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves one connection to its end. A panic in it stays in its task and is counted.
 pub(super) async fn serve<D, S>(mut io: S, mut peer: Peer, door: Arc<D>, serving: Serving)
@@ -75,11 +77,15 @@ where
     while let Some(unusual) = door.carry(&mut io, &mut read, &mut carrying).await {
         let by_hyper = by_hyper::serve(io, read, unusual, peer, Arc::clone(&door), serving.clone());
         match elsewhere(serving, by_hyper).await.transpose()?.flatten() {
-            Some(more) => (io, read) = more,
+            Some(more) => {
+                (io, read) = more;
+                carrying.goes_on();
+            }
             None => return Ok(()),
         }
     }
-    Patient::new(io, Phase::default()).shutdown().await?;
+    // One that does not read would have TLS wait for ever to say goodbye.
+    tokio::time::timeout(FAREWELL, Patient::new(io, Phase::default()).shutdown()).await??;
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::by_hyper::Failed;
+use super::patience::{HEAD, IDLE};
 use super::replay::Replay;
 use super::{Door, Drain, Peer, Serving, Stamp, Unusual, reading};
 use crate::matrix::{Errcode, Refusal};
@@ -45,10 +46,6 @@ const MAX_RESET: usize = 20;
 const MAX_FAULTS: usize = 100;
 /// How many more requests may be given up halfway than are answered: each has cost the homeserver a connection.
 const MAX_ABANDONED: usize = 100;
-/// A first request is to come this long after the connection.
-const HEAD: Duration = Duration::from_secs(30);
-/// An idle connection is closed after one to two of these, as one of HTTP/1.1.
-const IDLE: Duration = Duration::from_secs(75);
 /// How long a client without requests may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// A client that lost its network says nothing, and a request of its own may wait for long: it is asked for a sign of

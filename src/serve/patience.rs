@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// A head has to be whole this long after its first byte; the first one, after the connection was made (slowloris).
-const HEAD: Duration = Duration::from_secs(30);
+pub(crate) const HEAD: Duration = Duration::from_secs(30);
 /// An idle connection is closed after one to two of these: later than Twisted's 60 s, so that a proxy before us that
 /// was set up for the homeserver does not find its connections closed.
-const IDLE: Duration = Duration::from_secs(75);
+pub(crate) const IDLE: Duration = Duration::from_secs(75);
 /// A FIN says that the client sends no more; whether it still listens only time or a failing write can tell. hyper
 /// would drop the request at once, and the homeserver has to hear of a client that is gone within a second.
-const PATIENCE: Duration = Duration::from_millis(900);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(900);
 /// How long to read and discard after we closed, since closing with bytes unread resets the connection, and the reset
 /// can overtake the answer.
 const LINGER: Duration = Duration::from_secs(1);

@@ -4,20 +4,15 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::homeserver::Socket;
-use crate::serve::Carrying;
+use crate::serve::{Carrying, PATIENCE};
 use crate::wire::{Framing, Persistence};
 
 use super::answer::{Answer, Broken};
-
-/// A FIN says that the client sends no more; whether it still listens only time or a failing write can tell. The
-/// homeserver has to hear of a client that is gone within a second.
-const PATIENCE: Duration = Duration::from_millis(900);
 
 /// What is to be carried.
 pub(super) struct Request {
