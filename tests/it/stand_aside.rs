@@ -4,9 +4,15 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use threepid_shim::config::NeedsShim as Said;
+use threepid_shim::front::forward::Forward;
+use threepid_shim::needs_shim::NeedsShim;
+use threepid_shim::telemetry::Metrics;
 
 use crate::client::{Client, PASSWORD, creds};
+use crate::homeserver::Homeserver;
 use crate::legacy::{Legacy, unique};
+use crate::logged;
 use crate::mailbox::{Mailbox, Script};
 use crate::shim::{ROOMY, Shim, Wanted};
 
@@ -154,4 +160,20 @@ async fn a_homeserver_that_learns_to_mail_by_itself_has_clients_begin_again() {
     let bare = synapse.bare().add_3pid(creds(&sid, &begun.secret)).await;
     assert_ne!(waiting.status, 200);
     assert_eq!(bare.status, 401, "only to show that the address is the homeserver's to ask for");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn handing_over_is_logged_once() {
+    logged::listen();
+    let body = r#"{"versions":["r0.6.0"],"unstable_features":{"m.require_identity_server":false}}"#;
+    let homeserver =
+        Homeserver::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    let metrics = Metrics::new();
+    let needs_shim = NeedsShim::new(Said::Auto, Forward::new(&homeserver.config(), &[], metrics.clone()), metrics);
+    logged::take();
+    for _ in 0..3 {
+        needs_shim.look().await.unwrap();
+    }
+    assert!(!needs_shim.get());
+    assert_eq!(logged::take().matches("has learnt MSC2263").count(), 1);
 }
