@@ -24,6 +24,7 @@ FIGURES = [
     Figure("down_100m", "100 MB down, 2 connections: the core's time per GB (HAProxy: splice)", "s", 0.85, "haproxy", 3),
     Figure("up_100m", "100 MB up, 2 connections: the core's time per GB (HAProxy: splice)", "s", 0.85, "haproxy", 3),
     Figure("held", "a held long-poll of 10,000 (of 9,900 where 20,000 descriptors are the limit), all answered: resident memory", "kB", 20),
+    Figure("crowd", "10 GB up while they are held, all answered after: what resident memory grew by", "MB", 1, digits=2),
     Figure("tls_handshake", "TLS 1.3, a new connection and one GET: CPU", "µs", 0.70, "nginx"),
     Figure("tls_get", "TLS, GET answered with 200 B, 64 connections: CPU per request", "µs", 0.90, "nginx"),
     Figure("unix_get", "GET answered with 200 B, homeserver on a unix socket: CPU per request", "µs", 0.93, "best"),

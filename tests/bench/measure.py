@@ -23,10 +23,11 @@ class Effort:
     warm: float
     held: int
     big: int
+    beside: int
 
 
-FULL = Effort(rounds=5, seconds=2.5, warm=0.5, held=10_000, big=100 * MEGA)
-SMOKE = Effort(rounds=1, seconds=0.2, warm=0.1, held=200, big=10 * MEGA)
+FULL = Effort(rounds=5, seconds=2.5, warm=0.5, held=10_000, big=100 * MEGA, beside=10_000 * MEGA)
+SMOKE = Effort(rounds=1, seconds=0.2, warm=0.1, held=200, big=10 * MEGA, beside=50 * MEGA)
 
 
 def run(keys: list[str], rounds: int, effort: Effort, binaries: machine.Binaries, folder: Path):
@@ -181,6 +182,19 @@ def held(bench: Bench, wanted: list[str], number: int) -> None:
         bench.note("held", kind, got["kb_each"])
 
 
+def crowd(bench: Bench, wanted: list[str], number: int) -> None:
+    count = machine.holdable(bench.effort.held)
+    proxy = bench.proxy(SHIM, purpose="crowd")
+    got = bench.load(
+        "hold", "--to", proxy.address("plain"), "--responder", f"127.0.0.1:{bench.responder}",
+        "--connections", count, "--pids", proxy.pids("plain"), "--up", bench.effort.beside,
+    )  # fmt: skip
+    proxy.stop()
+    if got["answered"] != count:
+        sys.exit(f"beside an upload only {got['answered']} of {count} held were answered")
+    bench.note("crowd", SHIM, (got["resident_most"] - got["resident"]) / 1000)
+
+
 def start_and_idle(bench: Bench, wanted: list[str], number: int) -> None:
     for kind in in_turn(number):
         # Once before, as after an installation: the shim has its CA then, and the files are in memory.
@@ -233,6 +247,7 @@ GROUPS = [
     Group(("down_100m",), bodies("down", big=True)),
     Group(("up_100m",), bodies("up", big=True)),
     Group(("held",), held, rounds=3),
+    Group(("crowd",), crowd, rounds=1),
     Group(("tls_handshake",), requests("handshakes", "tls")),
     Group(("tls_get",), requests("closed", "tls", "--tls")),
     Group(("unix_get",), requests("closed", "unix")),

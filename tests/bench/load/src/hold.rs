@@ -1,4 +1,5 @@
-//! Long-polls held open, all at once: what each costs in memory, and whether each is answered in the end.
+//! Long-polls held open, all at once: what each costs in memory, what an upload beside them adds, and whether each is
+//! answered in the end.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,6 +9,10 @@ use crate::Outcome;
 use crate::arguments::Arguments;
 use crate::meter::Meter;
 use crate::wire::{content_length, head_end};
+
+/// What an upload is written in, and how much of it passes between two looks at the memory.
+const PIECE: usize = 64 * 1024;
+const LOOK_EVERY: u64 = 64 * 1024 * 1024;
 
 /// So many are opened before the responder is asked whether they have come: no listener's queue is longer.
 const BATCH: usize = 100;
@@ -29,15 +34,37 @@ pub fn run(arguments: Arguments) -> Outcome {
         }
     }
     let (resident, private) = meter.memory();
+    let up = arguments.or("up", 0)?;
+    let most = if up > 0 { upload(to, up, &meter)? } else { resident };
     ask(&mut control, "/release")?;
     let answered = lines.iter_mut().filter_map(|line| answer(line).ok()).count();
     let each = |before: u64, after: u64| (after as f64 - before as f64) / connections as f64;
     println!(
-        "{{\"held\":{connections},\"answered\":{answered},\"resident_before\":{resident_before},\"resident\":{resident},\"kb_each\":{:.2},\"private_kb_each\":{:.2}}}",
+        "{{\"held\":{connections},\"answered\":{answered},\"resident_before\":{resident_before},\"resident\":{resident},\"resident_most\":{most},\"kb_each\":{:.2},\"private_kb_each\":{:.2}}}",
         each(resident_before, resident),
         each(private_before, private),
     );
     Ok(())
+}
+
+/// One long body past all who wait; the most memory that was resident meanwhile.
+fn upload(to: &str, bytes: u64, meter: &Meter) -> io::Result<u64> {
+    let mut line = connect(to)?;
+    let head = format!("PUT /upload HTTP/1.1\r\nHost: example.org\r\nContent-Length: {bytes}\r\n\r\n");
+    line.write_all(head.as_bytes())?;
+    let piece = vec![b'x'; PIECE];
+    let (mut written, mut look_at, mut most) = (0, 0, 0);
+    while written < bytes {
+        let size = PIECE.min(usize::try_from(bytes - written).unwrap_or(PIECE));
+        line.write_all(&piece[..size])?;
+        written += size as u64;
+        if written >= look_at {
+            most = most.max(meter.memory().0);
+            look_at += LOOK_EVERY;
+        }
+    }
+    answer(&mut line)?;
+    Ok(most.max(meter.memory().0))
 }
 
 fn connect(to: &str) -> io::Result<TcpStream> {
