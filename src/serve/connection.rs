@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
 use super::patience::{Patient, Phase};
-use super::{Carrying, Door, Peer, Serving, http2, is_trusted, proxy_protocol, tls};
+use super::{Carrying, Door, Peer, Serving, Unusual, http2, is_trusted, proxy_protocol, tls};
 
 /// A TLS handshake is two round trips; who needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -76,7 +76,13 @@ where
     let mut carrying = Carrying::new(peer, &serving.drain);
     while let Some(unusual) = door.carry(&mut io, &mut read, &mut carrying).await {
         let by_hyper = by_hyper::serve(io, read, unusual, peer, Arc::clone(&door), serving.clone());
-        match elsewhere(serving, by_hyper).await.transpose()?.flatten() {
+        let ended = match unusual {
+            // Going to another thread and back costs more than such a request: what takes long, sending a message and
+            // TLS with its server, is the identity door's.
+            Unusual::Once(_) => Box::pin(by_hyper).await?,
+            Unusual::ForGood => elsewhere(serving, by_hyper).await.transpose()?.flatten(),
+        };
+        match ended {
             Some(more) => {
                 (io, read) = more;
                 carrying.goes_on();
