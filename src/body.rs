@@ -4,6 +4,8 @@ mod fields;
 mod form;
 mod object;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -18,8 +20,10 @@ use crate::matrix::{Errcode, Refusal};
 pub const REQUEST_TOKEN_LIMIT: usize = 64 * 1024;
 /// The largest body on a path that may carry creds.
 pub const CREDS_LIMIT: usize = 1024 * 1024;
+/// How long a body may take to come: the largest in this time is 17 kB/s, and who is slower holds us for no longer.
+const IN_TIME: Duration = Duration::from_secs(60);
 
-/// Reads a whole body, or refuses it: 413 `M_TOO_LARGE` past `limit` bytes.
+/// Reads a whole body, or refuses it: 413 `M_TOO_LARGE` past `limit` bytes, 408 `M_UNKNOWN` past its time.
 #[expect(clippy::disallowed_methods, reason = "the one place where a body is collected, under a limit")]
 pub async fn read<B>(body: B, limit: usize) -> Result<Bytes, Refusal>
 where
@@ -36,7 +40,10 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    match Limited::new(body, limit).collect().await {
+    let Ok(collected) = tokio::time::timeout(IN_TIME, Limited::new(body, limit).collect()).await else {
+        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Errcode::MUnknown, "The body did not come in time"));
+    };
+    match collected {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(Refusal::bad_request(Errcode::MUnknown, "The body ended before it was complete")),
@@ -77,5 +84,27 @@ mod tests {
         assert_eq!(read(body.clone(), 100).await.unwrap().len(), 100);
         let refusal = read(body, 99).await.unwrap_err();
         assert_eq!((refusal.status.as_u16(), refusal.errcode), (413, Errcode::MTooLarge));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_waited_for_no_longer_than_its_time() {
+        let begun = tokio::time::Instant::now();
+        let refusal = read(Silent, 100).await.unwrap_err();
+        assert_eq!((refusal.status.as_u16(), refusal.errcode), (408, Errcode::MUnknown));
+        assert_eq!(begun.elapsed(), IN_TIME);
+    }
+
+    /// A body that never comes.
+    struct Silent;
+
+    impl http_body::Body for Silent {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+            std::task::Poll::Pending
+        }
     }
 }

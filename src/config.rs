@@ -339,6 +339,9 @@ pub struct Limits {
     pub sms_per_country: Rate,
     /// Messages of one day, whoever they go to: what the operator is ready to pay for.
     pub sms_per_day: u32,
+    /// Open at once at one door, and of them from one address (IPv6: one /64).
+    pub connections: usize,
+    pub connections_per_peer: usize,
 }
 
 #[derive(Debug, Clone)]

@@ -72,6 +72,7 @@ pub mod wording;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -91,7 +92,7 @@ use identity::{Allowance, Identity};
 use limit::Limit;
 use needs_shim::NeedsShim;
 use reload::{InForce, LastReload, Reload, Unusable};
-use serve::{Clock, Drain, Listeners, Serving, Workers, WorkersError, serve};
+use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
 use telemetry::Metrics;
 
@@ -140,6 +141,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         h2c: false,
         announced_by: None,
         drain: drain.clone(),
+        crowd: Some(state.crowd(|_| &[])),
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
         elsewhere: None,
@@ -152,8 +154,11 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     };
     let open = state.metrics.open_connections.clone();
     let elsewhere = Some(Handle::current());
-    let clients = Serving { tls: in_force.client_tls.clone(), h2c, announced_by, open, elsewhere, ..serving.clone() };
-    let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), ..serving.clone() };
+    let crowd = Some(state.crowd(|config| &config.trusted_proxies));
+    let tls = in_force.client_tls.clone();
+    let clients = Serving { tls, h2c, announced_by, crowd, open, elsewhere, ..serving.clone() };
+    let crowd = Some(state.crowd(|config| &config.identity.allowed_peers));
+    let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), crowd, ..serving.clone() };
     let front = Arc::new(state.front());
     let worker = || Arc::new(front::Worker { front: Arc::clone(&front), fast: Fast::new(state.forward.clone()) });
     let workers = Workers::start(listeners.clients, worker, &clients)?;
@@ -216,6 +221,11 @@ impl State {
             allowance: Arc::default(),
             submit_token_per_ip: Arc::default(),
         })
+    }
+
+    /// Of one door.
+    fn crowd(&self, exempt: fn(&Config) -> &[IpNet]) -> Crowd {
+        Crowd::new(Arc::clone(&self.in_force.config), exempt, self.metrics.clone())
     }
 
     fn front(&self) -> Front {

@@ -3,10 +3,12 @@
 mod by_hyper;
 mod client_ip;
 mod connection;
+mod crowd;
 mod drain;
 mod http2;
 mod listener;
 mod patience;
+mod phase;
 mod proxy_protocol;
 mod reading;
 mod replay;
@@ -35,9 +37,10 @@ use crate::matrix::Timestamp;
 
 pub use client_ip::client_ip;
 pub(crate) use client_ip::is_trusted;
+pub use crowd::Crowd;
 pub use drain::Drain;
 pub use listener::{BindError, Listener, Listeners};
-pub(crate) use patience::{HEAD, IDLE, PATIENCE};
+pub(crate) use patience::{HEAD, IDLE, PATIENCE, STALLED};
 pub use reading::{Ambiguous, one_length};
 pub use tls::{Tls, TlsError};
 pub use workers::{Workers, WorkersError};
@@ -124,6 +127,8 @@ pub struct Serving {
     /// Who has to say before each connection, by the PROXY protocol, whom it comes from. `None`: nobody.
     pub announced_by: Option<Arc<[IpNet]>>,
     pub drain: Drain,
+    /// How many may come. `None`: all.
+    pub crowd: Option<Crowd>,
     /// Connections open now.
     pub open: Gauge<i64, AtomicI64>,
     /// Connections that ended by a panic.

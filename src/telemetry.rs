@@ -226,6 +226,13 @@ pub struct Reloaded {
     pub outcome: &'static str,
 }
 
+/// Label of a connection that was closed as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TurnedAway {
+    /// Its key in `[limits]`.
+    pub limit: &'static str,
+}
+
 /// Every number the shim keeps. Cheap to clone; the ordinary request touches plain atomics only.
 #[derive(Clone)]
 pub struct Metrics {
@@ -235,6 +242,8 @@ pub struct Metrics {
     /// Ordinary requests that the homeserver could not be asked (502, 504).
     pub homeserver_unreachable: Counter,
     pub open_connections: Gauge<i64, AtomicI64>,
+    /// Connections closed as they came, since there were too many.
+    pub turned_away: Family<TurnedAway, Counter>,
     pub panics: Counter,
     pub intercepted: Family<Intercepted, Counter>,
     pub intercepted_seconds: Family<Intercepted, Histogram, fn() -> Histogram>,
@@ -266,6 +275,7 @@ impl Metrics {
             forwarded,
             homeserver_unreachable: Counter::default(),
             open_connections: Gauge::default(),
+            turned_away: Family::default(),
             panics: Counter::<u64, AtomicU64>::default(),
             intercepted: Family::default(),
             intercepted_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
@@ -282,6 +292,7 @@ impl Metrics {
             metrics.homeserver_unreachable.clone(),
         );
         registry.register("open_connections", "Connections open on the client door", metrics.open_connections.clone());
+        metrics.register_turned_away(&mut registry);
         registry.register("panics", "Connections that ended by a panic", metrics.panics.clone());
         registry.register("intercepted_requests", "Requests the shim looked into", metrics.intercepted.clone());
         registry.register_with_unit(
@@ -304,6 +315,14 @@ impl Metrics {
         );
         metrics.register_reloads(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    fn register_turned_away(&self, registry: &mut Registry) {
+        for limit in ["connections", "connections_per_peer"] {
+            self.turned_away.get_or_create(&TurnedAway { limit }).inc_by(0);
+        }
+        let help = "Connections closed as they came, by the limit that was reached";
+        registry.register("connections_turned_away", help, self.turned_away.clone());
     }
 
     fn register_reloads(&self, registry: &mut Registry) {

@@ -77,6 +77,8 @@ impl Check<'_> {
                 sms_per_number: raw.sms_per_number.value?,
                 sms_per_country: raw.sms_per_country.value?,
                 sms_per_day: raw.sms_per_day.value?,
+                connections: raw.connections.value?,
+                connections_per_peer: raw.connections_per_peer.value?,
             },
             wording: wording?,
             log: Log { format: raw.log_format.value?, level: raw.log_level.value? },

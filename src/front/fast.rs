@@ -5,6 +5,7 @@
 
 mod answer;
 mod exchange;
+mod stalled;
 
 use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
@@ -22,7 +23,7 @@ use crate::front::forward::Forward;
 use crate::front::route::Route;
 use crate::homeserver::{Sockets, Unanswered};
 use crate::matrix::Refusal;
-use crate::serve::{Ambiguous, Carrying, HEAD, IDLE, Peer, Unusual};
+use crate::serve::{Ambiguous, Carrying, HEAD, IDLE, Peer, STALLED, Unusual};
 use crate::wire::{Field, Framing, Persistence, RequestHead, Scan, begins_a_request, scan};
 
 use exchange::{End, Exchange, Request, Scratch, poll_read};
@@ -166,9 +167,11 @@ impl Fast {
         bytes.extend_from_slice(length.as_bytes());
         bytes.extend_from_slice(answer.body());
         // Who does not take it does not want it.
-        if connection.io.write_all(&bytes).await.is_ok() {
-            connection.io.flush().await.ok();
-        }
+        let written = async {
+            connection.io.write_all(&bytes).await?;
+            connection.io.flush().await
+        };
+        tokio::time::timeout(STALLED, written).await.ok();
         Persistence::Close
     }
 }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use crate::config;
 use crate::homeserver::{Answer, Homeserver, Sent, Sockets, Unanswered, Wanted};
 use crate::matrix::{Errcode, Refusal};
-use crate::serve::{Drain, Peer, Stamp, is_trusted, one_length};
+use crate::serve::{Drain, Peer, STALLED, Stamp, is_trusted, one_length};
 use crate::telemetry::{Metrics, Subject};
 
 pub use answered::{Relayed, Whole};
@@ -74,7 +74,7 @@ impl Forward {
             tunnel.ask(&mut head.headers);
         }
         let (request, wanted) = if waits_to_be_asked {
-            let (body, wanted) = Sent::expected(body);
+            let (body, wanted) = Sent::expected(body, STALLED);
             let mut request = Request::from_parts(head, body);
             let say = wanted.clone();
             hyper::ext::on_informational(&mut request, move |informational| {
@@ -84,7 +84,7 @@ impl Forward {
             });
             (request, Some(wanted))
         } else {
-            (Request::from_parts(head, Sent::streamed(body)), None)
+            (Request::from_parts(head, Sent::streamed(body, STALLED)), None)
         };
         let mut response = self.send(request).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -22,13 +22,21 @@ pub struct Sent(Kind);
 
 enum Kind {
     Whole(Full<Bytes>),
-    Streamed(Incoming),
+    Streamed(Streamed),
     Expected(Box<Expected>),
+}
+
+/// A body that comes as the client sends it.
+struct Streamed {
+    body: Incoming,
+    /// How long a client may send nothing of it while the homeserver waits; the timer runs while it does.
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// A body that the client sends only when asked: polling it is asking.
 struct Expected {
-    body: Incoming,
+    body: Streamed,
     say: Wanted,
     wanted: Pin<Box<WaitForCancellationFutureOwned>>,
     unwanted: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -51,21 +59,41 @@ impl Sent {
         Self(Kind::Whole(Full::new(body)))
     }
 
-    pub fn streamed(body: Incoming) -> Self {
-        Self(Kind::Streamed(body))
+    /// A body that may pause for as long as `patience`.
+    pub fn streamed(body: Incoming, patience: Duration) -> Self {
+        Self(Kind::Streamed(Streamed::new(body, patience)))
     }
 
     /// A body held back until the homeserver asks for it.
-    pub fn expected(body: Incoming) -> (Self, Wanted) {
+    pub fn expected(body: Incoming, patience: Duration) -> (Self, Wanted) {
         let say = Wanted { wanted: CancellationToken::new(), unwanted: CancellationToken::new() };
         let expected = Expected {
-            body,
+            body: Streamed::new(body, patience),
             say: say.clone(),
             wanted: Box::pin(say.wanted.clone().cancelled_owned()),
             unwanted: Box::pin(say.unwanted.clone().cancelled_owned()),
             unasked: Box::pin(tokio::time::sleep(UNASKED)),
         };
         (Self(Kind::Expected(Box::new(expected))), say)
+    }
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+impl Streamed {
+    fn new(body: Incoming, patience: Duration) -> Self {
+        Self { body, patience, stalled: None }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failed>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.stalled = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))
     }
 }
 
@@ -101,15 +129,15 @@ impl Expected {
 
 impl Body for Sent {
     type Data = Bytes;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Error = Failed;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.get_mut().0 {
             Kind::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Kind::Streamed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Kind::Streamed(body) => body.poll_frame(cx),
             Kind::Expected(expected) => {
                 ready!(expected.poll_asked(cx))?;
-                Pin::new(&mut expected.body).poll_frame(cx).map_err(Into::into)
+                expected.body.poll_frame(cx)
             }
         }
     }
@@ -117,16 +145,16 @@ impl Body for Sent {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(body) => body.is_end_stream(),
-            Kind::Streamed(body) => body.is_end_stream(),
-            Kind::Expected(expected) => expected.body.is_end_stream(),
+            Kind::Streamed(streamed) => streamed.body.is_end_stream(),
+            Kind::Expected(expected) => expected.body.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Whole(body) => body.size_hint(),
-            Kind::Streamed(body) => body.size_hint(),
-            Kind::Expected(expected) => expected.body.size_hint(),
+            Kind::Streamed(streamed) => streamed.body.size_hint(),
+            Kind::Expected(expected) => expected.body.body.size_hint(),
         }
     }
 }

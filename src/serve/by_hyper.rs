@@ -16,7 +16,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::patience::{Flight, Patient, Phase};
+use super::patience::Patient;
+use super::phase::{Flight, Phase};
 use super::replay::Replay;
 use super::{Door, Drain, Peer, Serving, Stamp, Unusual, reading};
 use crate::matrix::Refusal;

@@ -8,8 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
-use super::patience::{Patient, Phase};
-use super::{Carrying, Door, Peer, Serving, Unusual, http2, is_trusted, proxy_protocol, tls};
+use super::patience::Patient;
+use super::phase::Phase;
+use super::{Carrying, Crowd, Door, Peer, Serving, Unusual, http2, is_trusted, proxy_protocol, tls};
 
 /// A TLS handshake is two round trips; who needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -23,6 +24,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let _counted = Counted::new(&serving);
+    let Ok(_place) = serving.crowd.as_ref().map(Crowd::enter).transpose() else { return };
     if let Some(proxies) = &serving.announced_by {
         if !is_trusted(peer, proxies) {
             tracing::debug!(?peer, "connection past the proxies closed");
@@ -38,6 +40,7 @@ where
             }
         }
     }
+    let Ok(_place_of_peer) = serving.crowd.as_ref().map(|crowd| crowd.enter_as(peer)).transpose() else { return };
     let result = match &serving.tls {
         None => in_clear(io, peer, door, &serving).await,
         Some(tls) => match Box::pin(tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(io))).await {

@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::by_hyper::Failed;
-use super::patience::{HEAD, IDLE};
+use super::patience::{HEAD, IDLE, STALLED};
 use super::replay::Replay;
 use super::{Door, Drain, Peer, Serving, Stamp, Unusual, reading};
 use crate::matrix::{Errcode, Refusal};
@@ -46,6 +46,8 @@ const MAX_RESET: usize = 20;
 const MAX_FAULTS: usize = 100;
 /// How many more requests may be given up halfway than are answered: each has cost the homeserver a connection.
 const MAX_ABANDONED: usize = 100;
+/// Answers watched before those that are through are forgotten.
+const REMEMBERED: usize = 2 * MAX_STREAMS as usize;
 /// How long a client without requests may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// A client that lost its network says nothing, and a request of its own may wait for long: it is asked for a sign of
@@ -65,6 +67,10 @@ const OF_THE_HOP: [HeaderName; 5] = [
 #[derive(Debug, thiserror::Error)]
 #[error("too many requests were given up halfway")]
 struct Flood;
+
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was taken of an answer for too long")]
+struct Unread;
 
 /// Reads as much as it takes to know whether a client begins with HTTP/2. `read`: what came.
 pub(super) async fn is_begun<S>(io: &mut S, read: &mut Vec<u8>, drain: &Drain) -> io::Result<bool>
@@ -91,7 +97,7 @@ where
     D: Door,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let streams = Arc::<Streams>::default();
+    let streams = Arc::new(Streams::new());
     let (clock, counted) = (serving.clock.clone(), Arc::clone(&streams));
     let service = service_fn(move |request| {
         let stamp = Stamp { now: clock.now(), peer };
@@ -110,6 +116,9 @@ where
             () = streams.flood.notified() => return Err(Flood.into()),
             () = closing.as_mut(), if !told => told = true,
             () = look.as_mut() => {
+                if streams.is_any_unread() {
+                    return Err(Unread.into());
+                }
                 if !streams.were_idle(&mut seen) {
                     look.as_mut().reset(Instant::now() + if told { FAREWELL } else { IDLE });
                     continue;
@@ -169,8 +178,10 @@ async fn answer<D: Door>(
 }
 
 /// The requests of one connection.
-#[derive(Default)]
 struct Streams {
+    since: Instant,
+    /// Of each answer under way, when its last bytes were handed over; 0 while it is the homeserver that is waited for.
+    handed_over: Mutex<Vec<Weak<AtomicU64>>>,
     begun: AtomicUsize,
     open: AtomicUsize,
     /// How many more were given up halfway than were answered.
@@ -179,6 +190,37 @@ struct Streams {
 }
 
 impl Streams {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            handed_over: Mutex::default(),
+            begun: AtomicUsize::default(),
+            open: AtomicUsize::default(),
+            abandoned: AtomicUsize::default(),
+            flood: Notify::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn watch(&self, answer: &Arc<AtomicU64>) {
+        let mut handed_over = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        if handed_over.len() >= REMEMBERED {
+            handed_over.retain(|one| one.strong_count() > 0);
+        }
+        handed_over.push(Arc::downgrade(answer));
+    }
+
+    /// Whether a client takes nothing of an answer, for which it would be enough to say that it wants more.
+    fn is_any_unread(&self) -> bool {
+        let before = self.now().saturating_sub(u64::try_from(STALLED.as_millis()).unwrap_or(u64::MAX));
+        let mut handed_over = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        handed_over.retain(|one| one.strong_count() > 0);
+        handed_over.iter().filter_map(Weak::upgrade).any(|at| (1..=before).contains(&at.load(Ordering::Relaxed)))
+    }
+
     /// Whether nothing was asked since the last look, which had `seen` so many requests.
     fn were_idle(&self, seen: &mut usize) -> bool {
         let begun = self.begun.load(Ordering::Relaxed);
@@ -190,6 +232,7 @@ impl Streams {
 /// One request, until its answer is through or dropped.
 struct Stream {
     all: Arc<Streams>,
+    handed_over: Arc<AtomicU64>,
     answered: bool,
 }
 
@@ -197,7 +240,9 @@ impl Stream {
     fn begin(all: &Arc<Streams>) -> Self {
         all.begun.fetch_add(1, Ordering::Relaxed);
         all.open.fetch_add(1, Ordering::Relaxed);
-        Self { all: Arc::clone(all), answered: false }
+        let handed_over = Arc::default();
+        all.watch(&handed_over);
+        Self { all: Arc::clone(all), handed_over, answered: false }
     }
 }
 
@@ -225,7 +270,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        // hyper asks when the client would take more.
+        this.stream.handed_over.store(0, Ordering::Relaxed);
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        this.stream.handed_over.store(this.stream.all.now(), Ordering::Relaxed);
         // hyper asks no further behind trailers, nor once the body says that it is through.
         this.stream.answered = match &frame {
             None | Some(Err(_)) => true,

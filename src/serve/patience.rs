@@ -4,13 +4,13 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use super::phase::{BUSY, IDLING, Phase, TUNNEL};
 
 /// A head has to be whole this long after its first byte; the first one, after the connection was made (slowloris).
 pub(crate) const HEAD: Duration = Duration::from_secs(30);
@@ -20,67 +20,12 @@ pub(crate) const IDLE: Duration = Duration::from_secs(75);
 /// A FIN says that the client sends no more; whether it still listens only time or a failing write can tell. hyper
 /// would drop the request at once, and the homeserver has to hear of a client that is gone within a second.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(900);
+/// A client that takes nothing of its answer for this long, or sends nothing of a body that is waited for, is given up:
+/// twice what nginx gives it.
+pub(crate) const STALLED: Duration = Duration::from_secs(120);
 /// How long to read and discard after we closed, since closing with bytes unread resets the connection, and the reset
 /// can overtake the answer.
 const LINGER: Duration = Duration::from_secs(1);
-
-const IDLING: u8 = 0;
-const BUSY: u8 = 1;
-const TUNNEL: u8 = 2;
-
-/// What a connection is doing, shared by its socket and its requests.
-#[derive(Clone, Default)]
-pub(super) struct Phase(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    state: AtomicU8,
-    requests: AtomicU32,
-    /// A write waits for room: the client is there, only slow.
-    write_blocked: AtomicBool,
-}
-
-/// One request on its way, until its answer is written or dropped.
-pub(super) struct Flight(Phase);
-
-impl Phase {
-    pub(super) fn begin(&self) -> Flight {
-        self.0.requests.fetch_add(1, Ordering::Relaxed);
-        self.0.state.store(BUSY, Ordering::Relaxed);
-        Flight(self.clone())
-    }
-
-    fn get(&self) -> u8 {
-        self.0.state.load(Ordering::Relaxed)
-    }
-
-    /// A request has come, and its answer is written. (hyper flushes before it waits.)
-    pub(super) fn is_answered(&self) -> bool {
-        let came = self.0.requests.load(Ordering::Relaxed) > 0;
-        came && self.get() == IDLING && !self.is_write_blocked()
-    }
-
-    fn is_write_blocked(&self) -> bool {
-        self.0.write_blocked.load(Ordering::Relaxed)
-    }
-}
-
-impl Flight {
-    /// From now on the connection is no longer HTTP.
-    pub(super) fn becomes_a_tunnel(&self) {
-        self.0.0.state.store(TUNNEL, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        // A tunnel stays one.
-        let state = &self.0.0.state;
-        if state.load(Ordering::Relaxed) == BUSY {
-            state.store(IDLING, Ordering::Relaxed);
-        }
-    }
-}
 
 pub(super) struct Patient<S> {
     inner: S,
@@ -95,6 +40,8 @@ pub(super) struct Patient<S> {
     /// When the current idle period ends, and whether one was already slept through.
     period: Option<Instant>,
     idle_before: bool,
+    /// When waiting for a client that takes nothing ends.
+    stalled: Option<Instant>,
     lingering: Option<Instant>,
 }
 
@@ -109,6 +56,7 @@ impl<S> Patient<S> {
             requests: 0,
             period: None,
             idle_before: false,
+            stalled: None,
             lingering: None,
         }
     }
@@ -146,7 +94,7 @@ impl<S> Patient<S> {
 
     /// Nothing came. An EOF of our own making when nothing came for too long.
     fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let requests = self.phase.0.requests.load(Ordering::Relaxed);
+        let requests = self.phase.requests();
         if requests != self.requests {
             self.requests = requests;
             self.until = None;
@@ -183,7 +131,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
             Poll::Pending => this.poll_quiet(cx),
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 this.idle_before = false;
-                let requests = this.phase.0.requests.load(Ordering::Relaxed);
+                let requests = this.phase.requests();
                 if this.phase.get() == IDLING && (requests != this.requests || this.until.is_none()) {
                     this.requests = requests;
                     this.until = Some(Instant::now() + HEAD);
@@ -202,12 +150,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Patient<S> {
-    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.phase.0.write_blocked.store(result.is_pending(), Ordering::Relaxed);
+    fn wrote(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.phase.note_write(result.is_pending());
+        if result.is_pending() {
+            return self.poll_stalled(cx).map(Err);
+        }
+        self.stalled = None;
         if self.eof && matches!(result, Poll::Ready(Ok(_))) {
             self.until = None;
         }
         result
+    }
+
+    /// The client takes nothing. A tunnel may be as quiet as it likes.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.phase.get() == TUNNEL {
+            return Poll::Pending;
+        }
+        let until = *self.stalled.get_or_insert_with(|| Instant::now() + STALLED);
+        self.poll_until(cx, until).map(|()| io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -215,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.inner).poll_write(cx, buf);
-        this.wrote(result)
+        this.wrote(cx, result)
     }
 
     fn poll_write_vectored(
@@ -225,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
-        this.wrote(result)
+        this.wrote(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -233,7 +194,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        match Pin::new(&mut this.inner).poll_flush(cx) {
+            Poll::Pending => this.poll_stalled(cx).map(Err),
+            flushed @ Poll::Ready(_) => flushed,
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -365,6 +330,29 @@ mod tests {
         assert!(quiet.is_err(), "{quiet:?}");
         client.shutdown().await.unwrap();
         assert!(about(end_after(&mut io).await, Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_of_its_answer_is_given_up_and_a_slow_one_is_not() {
+        let (mut client, mut io, phase) = connection();
+        let flight = phase.begin();
+        let nearly = Duration::from_secs(STALLED.as_secs() - 1);
+        let slow = tokio::spawn(async move {
+            let mut scratch = [0; 8];
+            for _ in 0..10 {
+                tokio::time::sleep(nearly).await;
+                client.read_exact(&mut scratch).await.unwrap();
+            }
+            client
+        });
+        let begun = Instant::now();
+        let error = io.write_all(&[b'x'; 1000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(about(begun.elapsed(), 10 * nearly + STALLED), "{:?}", begun.elapsed());
+        let _client = slow.await.unwrap();
+        flight.becomes_a_tunnel();
+        let quiet = tokio::time::timeout(Duration::from_secs(86_400), io.write_all(b"x")).await;
+        assert!(quiet.is_err(), "a tunnel is cut: {quiet:?}");
     }
 
     #[tokio::test(start_paused = true)]

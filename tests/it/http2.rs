@@ -1,7 +1,7 @@
 //! HTTP/2 at the client door: what the homeserver is asked in HTTP/1.1, and what comes back.
 
 mod ends;
-mod frames;
+pub mod frames;
 mod hostile;
 
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ use crate::shim::{Wanted, authority};
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A door that speaks h2c, before this homeserver.
-fn in_clear(homeserver: &Homeserver) -> Front {
+pub fn in_clear(homeserver: &Homeserver) -> Front {
     Front::speaking(Speaking { h2c: true, ..Speaking::default() }, homeserver, &[])
 }
 

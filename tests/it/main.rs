@@ -33,6 +33,7 @@ mod flows;
 mod forward;
 mod fuzz;
 mod gateway;
+mod held;
 mod homeserver;
 mod http2;
 mod identity;

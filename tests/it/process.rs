@@ -33,6 +33,11 @@ impl Process {
     /// In front of the homeserver at `host:port`, which knows `identity` by its name. `config` is put behind the tables
     /// every test has. Returns at once; see `serving`.
     pub fn start(homeserver: &str, identity: TcpListener, config: &str) -> Self {
+        Self::under(&[], homeserver, identity, config)
+    }
+
+    /// The same, run by a command such as `prlimit --nofile=64`.
+    pub fn under(wrapper: &[&str], homeserver: &str, identity: TcpListener, config: &str) -> Self {
         let (clients, admin) = (free(), free());
         let identity_port = identity.local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
@@ -52,10 +57,12 @@ impl Process {
         std::fs::write(&file, text).unwrap();
         // The homeserver was told this port long ago; it is free from here on until the binary binds it.
         drop(identity);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_threepid-shim"))
-            .args(["serve", "--config"])
+        let command = [wrapper, &[env!("CARGO_BIN_EXE_threepid-shim"), "serve", "--config"]].concat();
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
             .arg(&file)
             .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -118,6 +125,19 @@ impl Process {
 
     pub fn config_file(&self) -> PathBuf {
         self.folder.path().join("shim.toml")
+    }
+
+    /// What the system says of it, in `/proc`.
+    pub fn proc(&self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
+    }
+
+    /// Of `/proc/PID/status`, in kB.
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|it| it.strip_prefix(line)?.strip_prefix(':')).expect("a line of memory");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// SIGTERM.

@@ -13,6 +13,7 @@ use crate::serve::{Carrying, PATIENCE};
 use crate::wire::{Framing, Persistence};
 
 use super::answer::{Answer, Broken};
+use super::stalled::Stalled;
 
 /// What is to be carried.
 pub(super) struct Request {
@@ -61,6 +62,7 @@ pub(super) struct Exchange<'a, S> {
     unflushed: bool,
     /// When a client that sends no more is taken for gone.
     gone: Option<Pin<Box<Sleep>>>,
+    stalled: Stalled,
 }
 
 /// Bytes that the other side had no room for.
@@ -94,6 +96,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
             to_client: Unwritten::default(),
             unflushed: false,
             gone: None,
+            stalled: Stalled::default(),
         }
     }
 
@@ -110,6 +113,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
             }
             // Its upload goes on, for as long as the homeserver takes it.
             Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        if self.poll_stalled(cx).is_ready() {
+            return Poll::Ready(End::Cut);
         }
         self.poll_gone(cx)
     }
@@ -129,6 +135,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
                 Ok(0) | Err(_) => return Poll::Ready(Err(End::Cut)),
                 Ok(came) => came,
             };
+            self.stalled.moved();
             let bytes = scratch.read.get(..came).unwrap_or_default();
             let Ok(mine) = self.request.upload.advance(bytes) else {
                 return Poll::Ready(Err(if self.status().is_some() { End::Cut } else { End::Malformed }));
@@ -244,6 +251,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
 
     /// Who takes bytes is there.
     fn still_there(&mut self) {
+        self.stalled.moved();
         if let Some(gone) = &mut self.gone {
             gone.as_mut().reset(Instant::now() + PATIENCE);
         }
@@ -258,6 +266,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
             Some(gone) => gone.as_mut().poll(cx).map(|()| End::Cut),
             None => Poll::Pending,
         }
+    }
+
+    /// Who neither sends what is waited for nor takes what is there holds us, and the homeserver, for no longer than
+    /// its time.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let body_awaited = !self.request.upload.is_done() && (self.deaf || self.is_written_up());
+        if !body_awaited && self.to_client.is_empty() && !self.unflushed {
+            self.stalled.forget();
+            return Poll::Pending;
+        }
+        self.stalled.poll(cx)
+    }
+
+    fn is_written_up(&self) -> bool {
+        self.first_written >= self.request.first.len() && self.to_homeserver.is_empty()
     }
 
     fn is_sent(&self) -> bool {

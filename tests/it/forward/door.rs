@@ -155,6 +155,7 @@ impl Front {
             h2c: speaking.h2c,
             announced_by: speaking.proxy_protocol.then(|| trusted.clone().into()),
             drain: drain.clone(),
+            crowd: None,
             open: metrics.open_connections.clone(),
             panics: metrics.panics.clone(),
             elsewhere: None,
