@@ -95,6 +95,11 @@ def hostile_framing() -> list[Case]:
         "an underscore": b"Transfer_Encoding: chunked\r\n",
         "a NUL in the name": b"Transfer-Encoding\x00: chunked\r\n",
         "behind a bare CR": b"X: y\rTransfer-Encoding: chunked\r\n",
+        "behind a bare LF": b"X: y\nTransfer-Encoding: chunked\r\n",
+        "ended by a bare LF": b"Transfer-Encoding: chunked\n",
+        "a NUL before the value": b"Transfer-Encoding: \0chunked\r\n",
+        "a vertical tab before the colon": b"Transfer-Encoding\x0b: chunked\r\n",
+        "the head ends in LF LF": b"Transfer-Encoding: chunked\n\n",
         "twice": CHUNKED + CHUNKED,
         "and once unknown": CHUNKED + b"Transfer-Encoding: cow\r\n",
         "unknown first": b"Transfer-Encoding: cow\r\n" + CHUNKED,
@@ -105,11 +110,19 @@ def hostile_framing() -> list[Case]:
         up("hostile", "two lengths", post(b"Content-Length: 2\r\nContent-Length: 3\r\n", b"hi!")),
         up("hostile", "two lengths, one with an underscore", post(b"Content-Length: 2\r\nContent_Length: 40\r\n", b"hi" + SMUGGLED)),
         up("hostile", "chunked in HTTP/1.0", request(b"POST /path HTTP/1.0", CHUNKED, chunks)),
+        up("hostile", "chunked in HTTP/1.0 beside a length", request(b"POST /path HTTP/1.0", CHUNKED + length, chunks)),
+        up("hostile", "chunked in HTTP/1.0 that is to be kept", request(b"POST /path HTTP/1.0", b"Connection: keep-alive\r\n" + CHUNKED, chunks)),
+        up("hostile", "a length and none for the next in one piece", post(b"Content-Length: 0\r\n") + post(CHUNKED + length, chunks)),
+        up("hostile", "two lengths apart", post(b"Content-Length: 2\r\nX-Between: 1\r\nContent-Length: %d\r\n" % (2 + len(SMUGGLED)), b"hi" + SMUGGLED)),
+        up("hostile", "two lengths, one behind a blank", post(b"Content-Length: 2\r\n Content-Length: 40\r\n", b"hi" + SMUGGLED)),
+        up("hostile", "absolute form with another Host", request(b"POST http://evil.example/path HTTP/1.1", b"Content-Length: 2\r\n", b"hi")),
+        up("hostile", "absolute form with another port", request(b"POST http://example.org:81/path HTTP/1.1", b"Content-Length: 2\r\n", b"hi")),
         up("hostile", "a body cut by length", post(b"Content-Length: 9\r\n", b"hello"), script="cut"),
         up("hostile", "a body cut between chunks", post(CHUNKED, b"5\r\nhello\r\n"), script="cut"),
         up("hostile", "a body cut inside a chunk", post(CHUNKED, b"9\r\nhello"), script="cut"),
     ]
-    for size in (b"-1", b"+2", b"0x2", b"FFFFFFFFFFFFFFFF2", b"10000000000000002", b"", b"2 2", b"2;a\nb", b"2\x00", b"g"):
+    for size in (b"-1", b"+2", b"0x2", b"FFFFFFFFFFFFFFFF2", b"10000000000000002", b"", b"2 2", b"2;a\nb", b"2\x00", b"g",
+                 b"2;a\rb", b"2;a\x00b", b"2 ;a", b"2\t", b" 2", b"2;" + b"x" * 200_000, b"2;a=\"\nb\"", b"0;\n2"):
         cases.append(up("hostile", f"chunk size {size.decode()!r}", post(CHUNKED, size + b"\r\nhi\r\n0\r\n\r\n" + SMUGGLED)))
     cases += [
         up("hostile", "a chunk longer than its size", post(CHUNKED, b"2\r\nhi!!\r\n0\r\n\r\n")),
@@ -184,6 +197,11 @@ def hostile_answers() -> list[Case]:
         down("hostile", "answer: a second one behind it", OK + injected, then=get(target=b"/next"), must_not=b"injected"),
         down("hostile", "answer: a second one behind a 204", b"HTTP/1.1 204 No Content\r\n\r\n" + injected, then=get(target=b"/next"), must_not=b"injected"),
         down("hostile", "answer: a body behind a 304", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 8\r\n\r\ninjected", then=get(target=b"/next"), must_not=b"injected"),
+        down("hostile", "answer: a body behind a 204 with a length", b"HTTP/1.1 204 No Content\r\nContent-Length: 8\r\n\r\ninjected", then=get(target=b"/next"), must_not=b"injected"),
+        down("hostile", "answer: a body behind a chunked 204", b"HTTP/1.1 204 No Content\r\n" + CHUNKED + b"\r\n8\r\ninjected\r\n0\r\n\r\n", then=get(target=b"/next"), must_not=b"injected"),
+        down("hostile", "answer: a body behind a chunked 304", b"HTTP/1.1 304 Not Modified\r\n" + CHUNKED + b"\r\n8\r\ninjected\r\n0\r\n\r\n", then=get(target=b"/next"), must_not=b"injected"),
+        down("hostile", "answer: a length on 100", b"HTTP/1.1 100 Continue\r\nContent-Length: 8\r\n\r\ninjected" + OK, then=get(target=b"/next"), must_not=b"injected"),
+        down("hostile", "answer: a length on 103", b"HTTP/1.1 103 Early Hints\r\nContent-Length: 8\r\n\r\ninjected" + OK, then=get(target=b"/next"), must_not=b"injected"),
         down("hostile", "answer: a body behind HEAD", answer(body=b"injected"), b"HEAD", must_not=b"injected"),
     ]  # fmt: skip
     return cases

@@ -57,6 +57,7 @@ mod separate_add;
 mod sequences;
 mod shim;
 mod sms;
+mod smuggling;
 mod stand_aside;
 mod table;
 mod versions;
