@@ -275,6 +275,21 @@ pub(super) mod tests {
         assert_eq!(session.look(&secret("s3cr3t"), &token(1), at(0)), Ok(Submitted::First));
     }
 
+    /// S§4.4. What a store keeps, and whoever reads it, cannot be used: only digests, which are compared in constant time.
+    #[test]
+    fn a_session_as_it_is_kept_holds_neither_token_nor_client_secret() {
+        let session = mailed();
+        let kept = serde_json::to_string(&session).unwrap();
+        assert!(
+            kept.contains(secret("s3cr3t").digest().as_hex()) && kept.contains(token(1).digest().as_hex()),
+            "{kept}"
+        );
+        for private in ["s3cr3t", token(1).expose()] {
+            assert!(!kept.contains(private) && !format!("{session:?}").contains(private), "{kept} {session:?}");
+        }
+        assert_eq!(serde_json::from_str::<Session>(&kept).unwrap(), session);
+    }
+
     #[test]
     fn s4_2_a_second_submit_is_the_same_success_and_extends_nothing() {
         let mut session = validated();

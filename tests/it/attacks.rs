@@ -12,6 +12,7 @@ mod owners;
 mod page;
 mod paths;
 mod purposes;
+mod secrets;
 
 use serde_json::{Value, json};
 
