@@ -1,6 +1,7 @@
 //! One connection: TLS if any, then its door and hyper by turns.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::by_hyper::{self, Failed};
 use super::patience::Patient;
 use super::phase::Phase;
-use super::{Carrying, Crowd, Door, Peer, Serving, Unusual, http2, is_trusted, proxy_protocol, tls};
+use super::{Carrying, Crowd, Door, Peer, Serving, Tls, Unusual, http2, is_trusted, proxy_protocol, tls};
 
 /// A TLS handshake is two round trips; who needs longer is not coming.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -43,18 +44,28 @@ where
     let Ok(_place_of_peer) = serving.crowd.as_ref().map(|crowd| crowd.enter_as(peer)).transpose() else { return };
     let result = match &serving.tls {
         None => in_clear(io, peer, door, &serving).await,
-        Some(tls) => match Box::pin(tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(io))).await {
-            Ok(Ok(io)) if io.get_ref().1.alpn_protocol() == Some(tls::HTTP2) => {
-                elsewhere(&serving, http2::serve(io, Vec::new(), peer, door, serving.clone())).await.unwrap_or(Ok(()))
-            }
-            Ok(Ok(io)) => http1(io, Vec::new(), peer, door, &serving).await,
-            Ok(Err(error)) => Err(error.into()),
-            Err(_elapsed) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-        },
+        Some(tls) => in_tls(tls, io, peer, door, &serving).await,
     };
     if let Err(error) = result {
         tracing::debug!(error = &*error, "connection ended");
     }
+}
+
+async fn in_tls<D, S>(tls: &Tls, io: S, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
+where
+    D: Door,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = match Box::pin(tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(io))).await {
+        // A kilobyte, which would be in each of the futures that it is handed to.
+        Ok(accepted) => Box::new(accepted?),
+        Err(_elapsed) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    };
+    if io.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+        let ended = elsewhere(serving, Box::pin(http2::serve(io, Vec::new(), peer, door, serving.clone()))).await;
+        return ended.unwrap_or(Ok(()));
+    }
+    http1(io, Vec::new(), peer, door, serving).await
 }
 
 async fn in_clear<D, S>(mut io: S, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
@@ -63,9 +74,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut read = Vec::new();
-    if serving.h2c && http2::is_begun(&mut io, &mut read, &serving.drain).await? {
-        let http2 = http2::serve(io, read, peer, door, serving.clone());
-        return elsewhere(serving, http2).await.unwrap_or(Ok(()));
+    if serving.h2c && Box::pin(http2::is_begun(&mut io, &mut read, &serving.drain)).await? {
+        let ended = elsewhere(serving, Box::pin(http2::serve(io, read, peer, door, serving.clone()))).await;
+        return ended.unwrap_or(Ok(()));
     }
     http1(io, read, peer, door, serving).await
 }
@@ -78,11 +89,12 @@ where
 {
     let mut carrying = Carrying::new(peer, &serving.drain);
     while let Some(unusual) = door.carry(&mut io, &mut read, &mut carrying).await {
-        let by_hyper = by_hyper::serve(io, read, unusual, peer, Arc::clone(&door), serving.clone());
+        // Boxed where it is made: what a future holds by name has a place in it for as long as it lives.
+        let by_hyper = Box::pin(by_hyper::serve(io, read, unusual, peer, Arc::clone(&door), serving.clone()));
         let ended = match unusual {
             // Going to another thread and back costs more than such a request: what takes long, sending a message and
             // TLS with its server, is the identity door's.
-            Unusual::Once(_) => Box::pin(by_hyper).await?,
+            Unusual::Once(_) => by_hyper.await?,
             Unusual::ForGood => elsewhere(serving, by_hyper).await.transpose()?.flatten(),
         };
         match ended {
@@ -94,17 +106,16 @@ where
         }
     }
     // One that does not read would have TLS wait for ever to say goodbye.
-    tokio::time::timeout(FAREWELL, Patient::new(io, Phase::default()).shutdown()).await??;
+    Box::pin(async move { tokio::time::timeout(FAREWELL, Patient::new(io, Phase::default()).shutdown()).await })
+        .await??;
     Ok(())
 }
 
 /// Runs what hyper does where it belongs; `None` when it was cancelled there.
-async fn elsewhere<T: Send + 'static>(
-    serving: &Serving,
-    by_hyper: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    // Rare, and large: an ordinary connection has no room for it.
-    let by_hyper = Box::pin(by_hyper);
+async fn elsewhere<F>(serving: &Serving, by_hyper: Pin<Box<F>>) -> Option<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
     let Some(elsewhere) = &serving.elsewhere else { return Some(by_hyper.await) };
     match AbortOnDropHandle::new(elsewhere.spawn(by_hyper)).await {
         Ok(ended) => Some(ended),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -89,8 +89,9 @@ impl Drain {
     /// Runs a connection or a tunnel in the drain's care: waited for, and dropped when the grace is over.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut over = Once::new(&self.0.over);
+        // Pinned inside, it would have two places there: where it came and where it is.
+        let mut task = Box::pin(task);
         self.0.open.spawn(async move {
-            let mut task = pin!(task);
             poll_fn(|cx| match task.as_mut().poll(cx) {
                 Poll::Ready(()) => Poll::Ready(()),
                 Poll::Pending => over.poll(cx),
