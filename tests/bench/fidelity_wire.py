@@ -25,18 +25,20 @@ class Homeserver:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def play(self, case) -> None:
-        # One that came late belongs to the case before.
-        self.hang_up()
-        self.case = case
+        # One that came late belongs to the case before; one that a proxy opened in reserve meanwhile serves this one.
+        gone = self.hang_up()
         with self.lock:
-            self.lines = []
+            self.case = case
+            self.lines = [line for line in self.lines if line not in gone]
+            for line in self.lines:
+                line.case = case
 
     def _accept(self) -> None:
         while True:
             conversation, _ = self.listener.accept()
             conversation.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line = Line(conversation, self.case)
             with self.lock:
+                line = Line(conversation, self.case)
                 self.lines.append(line)
             threading.Thread(target=line.serve, daemon=True).start()
 
@@ -46,7 +48,7 @@ class Homeserver:
             found = [(LOOK.sub(b"", bytes(line.came)), line.ended) for line in self.lines]
         return [(came, ended) for came, ended in found if came]
 
-    def hang_up(self) -> None:
+    def hang_up(self) -> list["Line"]:
         """Ends all connections and waits until the proxy has seen it, so that the next case begins on a fresh one."""
         with self.lock:
             lines = list(self.lines)
@@ -57,6 +59,7 @@ class Homeserver:
             time.sleep(0.002)
         for line in lines:
             line.conversation.close()
+        return lines
 
 
 class Line:
