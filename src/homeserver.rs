@@ -30,6 +30,8 @@ use line::Line;
 const IDLE: Duration = Duration::from_secs(55);
 /// Idle connections kept; more than that were a burst.
 const MAX_IDLE: usize = 256;
+/// Read at once, and the longest head: as on the client's side, where what a slow client does not take has to wait.
+const BUFFER: usize = 128 * 1024;
 /// As many fields as on the client's side.
 const MAX_FIELDS: usize = 200;
 
@@ -160,6 +162,7 @@ async fn handshake(stream: Socket) -> Result<SendRequest<Sent>, Unanswered> {
         // Of those that we add.
         .title_case_headers(true)
         .max_headers(MAX_FIELDS)
+        .max_buf_size(BUFFER)
         .handshake(TokioIo::new(Line::new(stream)))
         .await
         .map_err(Unanswered::Broken)?;

@@ -23,6 +23,9 @@ use super::{Door, Drain, Peer, Serving, Stamp, Unusual, reading};
 use crate::matrix::Refusal;
 use crate::wire::{MAX_FIELDS, MAX_HEAD};
 
+/// What of an answer waits for a slow client, about; by default it is 400 kB and more, for each of them.
+const BUFFER: usize = 2 * MAX_HEAD;
+
 pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves one request or all that come. After one: the socket, and what was read behind it; `None` when it is closed.
@@ -50,6 +53,7 @@ where
         // `Patient` keeps time, with one timer per connection instead of one per request.
         .header_read_timeout(None)
         .max_header_size(MAX_HEAD)
+        .max_buf_size(BUFFER)
         .max_headers(MAX_FIELDS)
         .preserve_header_case(true)
         .auto_date_header(false)

@@ -69,6 +69,7 @@ fn nothing_private_was_said(mailbox: &Mailbox) {
     assert!(mailbox.messages().is_empty());
 }
 
+/// S§4.24.
 #[tokio::test]
 async fn bytes_injected_before_tls_are_never_used() {
     for injected in [
@@ -85,6 +86,7 @@ async fn bytes_injected_before_tls_are_never_used() {
     }
 }
 
+/// S§4.24.
 #[tokio::test]
 async fn a_stripped_starttls_never_falls_back_to_clear() {
     let script = Script::starttls().login("user", "secret", "PLAIN LOGIN").always(Fault::no_starttls());
@@ -101,10 +103,11 @@ async fn a_refused_starttls_never_falls_back_to_clear() {
     nothing_private_was_said(&mailbox);
 }
 
+/// S§4.24.
 #[tokio::test]
 async fn a_certificate_of_nobody_or_of_somebody_else_gets_no_mail_and_no_login() {
     for script in [Script::starttls(), Script::implicit()] {
-        for certificate in [Certificate::SelfSigned, Certificate::WrongName] {
+        for certificate in [Certificate::SelfSigned, Certificate::WrongName, Certificate::Expired] {
             let script = script.clone().login("user", "secret", "PLAIN").certificate(certificate);
             let (mailbox, result) = sent(script, 2000).await;
             assert!(matches!(result, Err(DeliveryError::Untrusted { .. })), "{result:?}");
@@ -180,6 +183,7 @@ async fn a_wrong_password_is_told_with_the_servers_own_words() {
     assert_eq!((mailbox.connections(), mailbox.messages().len()), (1, 0));
 }
 
+/// S§5.8.
 #[tokio::test]
 async fn a_server_that_hangs_is_left_at_the_deadline_whatever_it_hangs_at() {
     let rows = [
@@ -241,6 +245,7 @@ async fn a_server_that_is_not_there_is_unreachable_at_connect() {
     assert!(matches!(result, Err(DeliveryError::Unreachable { stage: Stage::Dns, .. })), "{result:?}");
 }
 
+/// S§5.6.
 #[tokio::test]
 async fn what_passes_is_tried_once_more_with_the_very_same_bytes() {
     let mut ran = 0;
@@ -266,6 +271,7 @@ async fn what_passes_is_tried_once_more_with_the_very_same_bytes() {
     assert_eq!(ran, 9);
 }
 
+/// S§5.6.
 #[tokio::test]
 async fn what_does_not_pass_is_an_error_after_the_second_try() {
     let (mailbox, result) = sent(Script::clear().always(Fault::reply(At::Rcpt, "450 4.2.0 greylisted")), 5000).await;
@@ -275,6 +281,7 @@ async fn what_does_not_pass_is_an_error_after_the_second_try() {
     assert_eq!((mailbox.connections(), mailbox.messages().len()), (2, 0));
 }
 
+/// S§5.7.
 #[tokio::test]
 async fn a_recipient_refused_for_good_is_not_tried_again_and_not_quoted() {
     let refusal = "550-5.1.1 <alice+tag@example.net>\r\n550 no such user alice+tag";
@@ -294,6 +301,7 @@ async fn a_message_refused_for_good_is_not_tried_again() {
     assert_eq!((mailbox.connections(), mailbox.messages().len()), (1, 1));
 }
 
+/// S§5.6.
 #[tokio::test]
 async fn a_lost_250_is_a_failure_and_never_a_second_mail() {
     let (mailbox, result) = sent(Script::clear().always(Fault::close(At::Dot)), 5000).await;
@@ -313,6 +321,7 @@ async fn a_message_cut_in_the_middle_is_sent_again_whole() {
     assert_eq!((mailbox.connections(), mailbox.messages().len()), (2, 1));
 }
 
+/// S§5.8.
 #[tokio::test]
 async fn no_more_than_max_connections_are_open_and_all_mails_arrive() {
     let mailbox = Mailbox::start(Script::clear().always(Fault::hold(At::Dot))).await;

@@ -99,6 +99,10 @@ impl Gateway {
         Self::start(None, [], always).await
     }
 
+    pub async fn failing_first(first: impl IntoIterator<Item = Does>, always: Does) -> Self {
+        Self::start(None, first, always).await
+    }
+
     pub async fn https(certificate: Certificate, first: impl IntoIterator<Item = Does>, always: Does) -> Self {
         Self::start(Some(certificate), first, always).await
     }

@@ -24,7 +24,7 @@ pub(crate) use session::certified;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a mailbox behaves. `first` faults befall one connection each, in order; `always` all connections after them.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Script {
     tls: SmtpTls,
     certificate: Certificate,
@@ -34,12 +34,13 @@ pub(crate) struct Script {
     always: Option<Fault>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Certificate {
     /// For `localhost`, by the mailbox's own CA, which `Mailbox::smtp` trusts.
     Good,
     SelfSigned,
     WrongName,
+    Expired,
 }
 
 /// A moment of the dialogue: before the server's reply to that command.

@@ -29,6 +29,7 @@ mod config;
 mod delegate;
 mod dendrite;
 mod email;
+mod faults;
 mod flows;
 mod forward;
 mod fuzz;

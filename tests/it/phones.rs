@@ -41,7 +41,7 @@ pub fn code(gateway: &Gateway) -> String {
     text.split(|c: char| !c.is_ascii_digit()).find(|word| word.len() == 6).unwrap().to_owned()
 }
 
-async fn submit(client: &Client, sid: &str, secret: &str, token: &str) -> Answer {
+pub async fn submit(client: &Client, sid: &str, secret: &str, token: &str) -> Answer {
     client.post(SUBMIT, json!({ "sid": sid, "client_secret": secret, "token": token })).await
 }
 
@@ -141,6 +141,7 @@ async fn asked(shim: &Shim, secret: &str, attempt: i64, number: &str) -> String 
     request(&shim.client(), "register", number, secret, attempt).await.sid()
 }
 
+/// S§4.5.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_lives_ten_minutes_and_dies_after_five_wrong_tries() {
     let gateway = gateway().await;
@@ -172,6 +173,7 @@ async fn a_code_lives_ten_minutes_and_dies_after_five_wrong_tries() {
     assert_eq!((unknown.status, unknown.body), (other.status, other.body), "an unknown sid and a wrong secret are one");
 }
 
+/// S§4.6, S§4.37.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_limited_by_number_and_country_and_no_costly_number_gets_one() {
     let gateway = gateway().await;
@@ -193,6 +195,7 @@ async fn messages_are_limited_by_number_and_country_and_no_costly_number_gets_on
     assert_eq!(gateway.requests().len(), 3);
 }
 
+/// S§5.9.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_fails_is_an_error_and_the_attempt_does_not_count() {
     let gateway = Gateway::http(Does::answer(503, "busy")).await;

@@ -115,6 +115,11 @@ impl Shim {
         self.now.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
+    /// As when a clock that was wrong is set right.
+    pub fn earlier(&self, by: Duration) {
+        self.now.fetch_sub(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
     /// Its folder is the state folder, too.
     pub fn config_file(&self) -> PathBuf {
         self.folder.path().join(CONFIG_FILE)

@@ -23,11 +23,14 @@ pub(crate) fn certified(kind: Certificate) -> (TlsAcceptor, String) {
     let ca = params.self_signed(&ca_key).unwrap();
     let issuer = Issuer::new(params, ca_key);
     let name = if kind == Certificate::WrongName { "elsewhere.example" } else { "localhost" };
-    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    if kind == Certificate::Expired {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    }
     let key = KeyPair::generate().unwrap();
     let leaf = match kind {
         Certificate::SelfSigned => params.self_signed(&key).unwrap(),
-        Certificate::Good | Certificate::WrongName => params.signed_by(&key, &issuer).unwrap(),
+        Certificate::Good | Certificate::WrongName | Certificate::Expired => params.signed_by(&key, &issuer).unwrap(),
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider)

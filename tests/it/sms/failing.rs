@@ -18,6 +18,7 @@ async fn sent(keys: &str) -> (Result<(), DeliveryError>, Duration) {
     (result, began.elapsed())
 }
 
+/// S§5.9.
 #[tokio::test]
 async fn whatever_happens_behind_the_request_it_is_never_sent_again() {
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(200_000));
@@ -76,7 +77,7 @@ async fn a_message_that_twilio_has_taken_stays_taken_whatever_comes_behind_its_2
 
 #[tokio::test]
 async fn a_certificate_of_nobody_or_of_somebody_else_gets_no_message() {
-    for certificate in [Certificate::SelfSigned, Certificate::WrongName] {
+    for certificate in [Certificate::SelfSigned, Certificate::WrongName, Certificate::Expired] {
         let gateway = Gateway::https(certificate, [], Does::answer(201, "{}")).await;
         let (result, _) = sent(&twilio(&gateway)).await;
         assert!(matches!(result, Err(DeliveryError::Untrusted { .. })), "{result:?}");
