@@ -85,6 +85,7 @@ mod tests {
         let refusal = read(body, 99).await.unwrap_err();
         assert_eq!((refusal.status.as_u16(), refusal.errcode), (413, Errcode::MTooLarge));
     }
+    /// S§4.28.
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_waited_for_no_longer_than_its_time() {
         let begun = tokio::time::Instant::now();

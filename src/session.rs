@@ -309,6 +309,7 @@ pub(super) mod tests {
         assert_eq!(session, mailed());
     }
 
+    /// S§4.3.
     #[test]
     fn an_expired_session_takes_no_requests() {
         let session = mailed();

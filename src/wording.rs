@@ -261,6 +261,7 @@ mod tests {
         wording.page(&Page { language: &language, server_name, kind }).unwrap()
     }
 
+    /// S§4.19.
     #[test]
     fn every_mail_says_what_for_where_how_long_and_what_to_do_if_it_was_not_you() {
         let mut subjects = std::collections::BTreeSet::new();
@@ -289,6 +290,7 @@ mod tests {
         }
     }
 
+    /// S§4.15.
     #[test]
     fn hostile_values_make_no_element_and_no_header_in_any_mail() {
         for purpose in Purpose::ALL {

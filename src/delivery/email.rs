@@ -240,6 +240,7 @@ mod tests {
         assert!(written.contains("Subject: =?utf-8?"));
     }
 
+    /// S§4.9.
     #[test]
     fn no_line_end_in_a_subject_begins_a_header() {
         let mut mail = mail("a@b.example");
@@ -267,6 +268,7 @@ mod tests {
     }
 
     proptest! {
+        /// S§4.10.
         #[test]
         fn every_canonical_address_is_mailed_byte_for_byte(
             local in "[a-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\\.[a-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}){0,2}",

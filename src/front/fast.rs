@@ -356,6 +356,7 @@ mod tests {
         assert!(about(end(carrying, b"", io).await.1, IDLE));
     }
 
+    /// S§5.24.
     #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_in_is_given_its_time_once() {
         let (mut client, io) = duplex(64);

@@ -219,6 +219,7 @@ mod tests {
         }
     }
 
+    /// S§4.37.
     #[test]
     fn s37_only_ordinary_lines_take_codes() {
         let table = [

@@ -187,6 +187,7 @@ mod tests {
         }
     }
 
+    /// S§4.4.
     #[test]
     fn secrets_show_nothing_of_themselves() {
         let secret = ClientSecret::parse("hunter2").unwrap();

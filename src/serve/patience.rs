@@ -261,6 +261,7 @@ mod tests {
         assert!(about(end_after(&mut io).await, HEAD));
     }
 
+    /// S§5.24.
     #[tokio::test(start_paused = true)]
     async fn a_head_that_trickles_in_is_given_its_time_once() {
         let (mut client, mut io, _phase) = connection();

@@ -107,6 +107,7 @@ async fn s4_18_a_stolen_link_posted_from_another_origin_is_refused() {
     errand.finish().await;
 }
 
+/// S§4.17.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webmail_that_looks_at_every_link_confirms_nothing() {
     let shim = legacy("1.3.1").shim(Wanted::default()).await;

@@ -146,7 +146,7 @@ fn room(file: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -19,6 +19,7 @@ fn limited(answer: &Answer, seconds: u64) {
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
 }
 
+/// S§4.6.
 #[tokio::test]
 async fn requests_are_limited_by_the_clients_ip_and_an_ipv6_client_is_its_64_bit_network() {
     let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"sid":"theirs"}"#)).await;
@@ -56,6 +57,7 @@ async fn requests_are_limited_by_the_clients_ip_and_an_ipv6_client_is_its_64_bit
     }
 }
 
+/// S§4.6, S§4.13.
 #[tokio::test(flavor = "multi_thread")]
 async fn mails_to_one_address_are_limited_with_all_its_plus_variants_on_every_homeserver() {
     for version in VERSIONS {
@@ -111,6 +113,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     f64::midpoint(times[times.len() / 2 - 1], times[times.len() / 2])
 }
 
+/// S§4.7.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_hide_existence_no_answer_tells_whether_an_address_has_an_account() {
     let (shim, mailbox) = hiding(Script::clear().always(Fault::hold(At::Rcpt))).await;
@@ -162,6 +165,7 @@ async fn with_hide_existence_no_answer_tells_whether_an_address_has_an_account()
     assert!(mailbox.mails().is_empty() && mailbox.connections() > 0, "every mail is still on its way");
 }
 
+/// S§4.7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hidden_address_gets_no_mail_and_its_session_never_validates() {
     let (shim, mailbox) = hiding(Script::clear()).await;

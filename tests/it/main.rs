@@ -41,6 +41,7 @@ mod identity;
 mod layers;
 mod legacy;
 mod limits;
+mod lists;
 mod logged;
 mod mailbox;
 mod observe;

@@ -114,6 +114,7 @@ async fn until_draining(process: &Process) {
     soon("readiness fails", async { while process.readiness().await != 503 {} }).await;
 }
 
+/// S§5.19.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_fails_readiness_first_then_finishes_what_is_open_and_ends_with_0() {
     let (homeserver, let_go) = slow_sync().await;
@@ -137,6 +138,7 @@ async fn sigterm_fails_readiness_first_then_finishes_what_is_open_and_ends_with_
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// S§5.19.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_and_so_does_the_end_of_the_grace() {
     for second in [true, false] {

@@ -101,6 +101,7 @@ async fn a_login_that_fails_mails_nothing_and_the_same_attempt_mails_later() {
     nothing_more_for(&shim, &address, 1).await;
 }
 
+/// S§5.7.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recipient_that_the_mail_server_refuses_is_the_clients_error() {
     for version in VERSIONS {
@@ -126,6 +127,7 @@ async fn a_mailbox_that_is_busy_is_tried_once_more_and_then_an_error_within_the_
     assert!(own.arrived("later@example.org").is_empty());
 }
 
+/// S§4.24.
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2023_38686_a_mail_server_whose_certificate_is_not_trusted_gets_no_login_and_no_mail() {
     let own = Postfix::start();

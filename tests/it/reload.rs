@@ -241,6 +241,7 @@ fn mount() -> TempDir {
     volume
 }
 
+/// S§5.21.
 #[tokio::test]
 async fn new_handshakes_show_the_new_certificate_and_open_connections_live_on() {
     for every in WAYS {
@@ -275,6 +276,7 @@ async fn new_handshakes_show_the_new_certificate_and_open_connections_live_on() 
     }
 }
 
+/// S§5.20.
 #[tokio::test]
 async fn a_faulty_configuration_changes_nothing_and_says_so_until_it_is_corrected() {
     for every in WAYS {

@@ -70,6 +70,7 @@ async fn twilio_gets_its_form_over_tls_with_login_and_one_idempotency_key() {
     assert_eq!(got[1].form()[1], ("MessagingServiceSid".to_owned(), "MG0123456789abcdef0123456789abcdef".to_owned()));
 }
 
+/// S§5.9.
 #[tokio::test]
 async fn an_idempotency_key_is_the_same_for_one_attempt_and_tells_no_sid() {
     let gateway = Gateway::http(Does::answer(201, "{}")).await;

@@ -105,6 +105,7 @@ async fn s4_17_s4_18_only_the_pages_own_button_validates() {
     assert!(validated(&user, &mailed).await);
 }
 
+/// S§4.38.
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_16_s4_18_the_pages_fields_are_exactly_these_and_nothing_leads_elsewhere() {
     let shim = roomy(legacy("1.3.1")).await;
@@ -193,6 +194,7 @@ async fn p4_5_s4_15_hostile_values_make_no_element_on_the_page() {
 }
 
 /// Synapse #7991: an answer that differs tells which sids there are.
+/// S§4.3.
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_36_unknown_wrong_and_expired_links_are_one_page_to_the_byte() {
     let shim = roomy(legacy("1.3.1")).await;

@@ -148,6 +148,7 @@ fn a_password_file_lies_beside_the_configuration_and_its_line_end_does_not_count
     assert_eq!(fault, "shim.toml:7: email.password_file: password is empty; write the secret into it");
 }
 
+/// S§4.23.
 #[test]
 fn a_secret_that_everybody_may_read_is_warned_about() {
     let folder = tempfile::tempdir().unwrap();
@@ -160,6 +161,7 @@ fn a_secret_that_everybody_may_read_is_warned_about() {
     assert!(config.warnings[0].contains("shim.toml:7: email.password: every user"), "{:?}", config.warnings);
 }
 
+/// S§4.23.
 #[test]
 fn secrets_are_not_in_debug_output() {
     let gateways = [

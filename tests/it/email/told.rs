@@ -40,6 +40,7 @@ async fn the_outbox_gets_one_whole_mail_a_file_named_by_time_and_sid() {
     assert_eq!((written.to.clone(), written.link()), (vec!["alice+tag@example.net".to_owned()], LINK.to_owned()));
 }
 
+/// S§5.16.
 #[tokio::test]
 async fn an_outbox_that_cannot_be_written_is_an_error() {
     let file = tempfile::NamedTempFile::new().unwrap();

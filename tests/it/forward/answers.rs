@@ -247,6 +247,7 @@ async fn heads_come_down_as_sent_but_for_the_fields_of_the_hop() {
     check(statuses).await;
 }
 
+/// S§5.5.
 #[tokio::test]
 async fn bodies_come_down_as_sent_and_cuts_stay_visible() {
     let (bodies, broken) = (bodies(), broken());

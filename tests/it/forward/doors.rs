@@ -129,6 +129,7 @@ async fn with_few_descriptors() {
     tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0])).await.unwrap().unwrap();
 }
 
+/// S§5.17.
 #[test]
 fn no_descriptors_left_costs_waiting_clients_time_but_no_cpu() {
     let binary = std::env::current_exe().unwrap();

@@ -67,6 +67,7 @@ async fn closing_on_reuse(reset: bool) -> Homeserver {
     .await
 }
 
+/// S§5.4.
 #[tokio::test]
 async fn what_can_be_asked_twice_is_when_a_kept_connection_closes_under_it() {
     for (method, reset) in [("GET", false), ("GET", true), ("HEAD", false), ("OPTIONS", true)] {
@@ -80,6 +81,7 @@ async fn what_can_be_asked_twice_is_when_a_kept_connection_closes_under_it() {
     }
 }
 
+/// S§5.4.
 #[tokio::test]
 async fn what_may_have_been_done_already_is_never_asked_twice() {
     let with_body = "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi".to_owned();
@@ -106,6 +108,7 @@ async fn a_fresh_connection_that_closes_is_not_tried_again() {
     assert_eq!(homeserver.requests().len(), 1);
 }
 
+/// S§5.1.
 #[tokio::test]
 async fn a_homeserver_that_refuses_is_502_at_once_and_well_again_when_it_is_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -141,6 +144,7 @@ async fn a_homeserver_that_does_not_take_the_connection_is_504() {
     assert_eq!(answer.field("access-control-allow-origin").as_deref(), Some("*"));
 }
 
+/// S§5.22.
 #[tokio::test]
 async fn a_homeserver_behind_a_name_or_a_unix_socket_is_found() {
     let homeserver = Homeserver::answering(OK).await;

@@ -55,6 +55,7 @@ async fn the_first_bytes_of_a_request_arrive_before_the_next_are_sent() {
     assert_eq!(client.answer(false).await.unwrap().status(), 200);
 }
 
+/// S§5.2.
 #[tokio::test]
 async fn the_head_of_a_long_poll_comes_back_only_when_the_homeserver_sends_it_and_is_waited_for() {
     let answer = Arc::new(Notify::new());
@@ -210,6 +211,7 @@ async fn silent() -> (Homeserver, tokio::sync::mpsc::Receiver<()>) {
     (homeserver, told)
 }
 
+/// S§5.23.
 #[tokio::test]
 async fn a_long_poll_is_cancelled_within_a_second_of_its_client_leaving() {
     let (homeserver, mut told) = silent().await;
@@ -234,6 +236,7 @@ async fn a_long_poll_is_cancelled_at_once_when_its_client_resets() {
     soon("the homeserver's connection closes", told.recv()).await.unwrap();
 }
 
+/// S§5.23.
 #[tokio::test]
 async fn an_upload_whose_client_leaves_is_visibly_cut() {
     let (tell, mut told) = tokio::sync::mpsc::channel(1);
@@ -252,6 +255,7 @@ async fn an_upload_whose_client_leaves_is_visibly_cut() {
     assert_eq!(soon("the end", told.recv()).await.unwrap(), b"", "an end was invented");
 }
 
+/// S§5.23.
 #[tokio::test]
 async fn a_download_whose_client_leaves_is_stopped() {
     let (tell, mut told) = tokio::sync::mpsc::channel(1);
@@ -323,6 +327,7 @@ async fn a_client_of_http_1_0_gets_a_plain_body_and_the_end() {
     assert_eq!(String::from_utf8_lossy(&all), "HTTP/1.0 200 OK\r\n\r\nhello");
 }
 
+/// S§5.26.
 #[tokio::test]
 async fn a_panic_costs_one_connection() {
     let homeserver = Homeserver::answering(OK).await;

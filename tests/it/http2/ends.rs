@@ -85,6 +85,7 @@ async fn a_request_that_its_client_gives_up_is_dropped_at_the_homeserver_alone()
     soon("the homeserver is told", gone.notified()).await;
 }
 
+/// S§5.5.
 #[tokio::test]
 async fn an_answer_that_is_cut_short_is_seen_to_be() {
     let answers = [
@@ -122,6 +123,7 @@ async fn a_homeserver_that_is_down_or_wrong_is_a_502_and_the_connection_lives() 
     }
 }
 
+/// S§5.18.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reads_slowly_holds_a_bounded_buffer_and_nobody_else() {
     let written = Arc::<std::sync::atomic::AtomicUsize>::default();

@@ -110,6 +110,7 @@ async fn a_body_of_another_length_than_was_said_is_cut_at_the_homeserver_too() {
     }
 }
 
+/// S§5.25.
 #[tokio::test]
 async fn a_head_that_is_too_large_is_a_431() {
     let homeserver = Homeserver::answering(OK).await;

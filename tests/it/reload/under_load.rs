@@ -43,6 +43,7 @@ async fn work(client: Client, load: Arc<Load>) -> Vec<String> {
     failed
 }
 
+/// S§5.20.
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_reloads_under_load_fail_no_request() {
     let limits = format!("{ROOMY}[routes]\naccount_3pid.email = \"handle\"\n");

@@ -62,6 +62,7 @@ async fn an_attempt_counts_only_once_the_mail_server_has_taken_the_mail() {
     }
 }
 
+/// S§5.6.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_server_that_is_not_there_is_an_error_and_spoils_no_older_link() {
     for version in VERSIONS {
