@@ -1,5 +1,7 @@
 //! Door 3, for the operator: health, readiness, metrics.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -8,6 +10,7 @@ use hyper::body::Incoming;
 use crate::needs_shim::NeedsShim;
 use crate::reload::LastReload;
 use crate::serve::{Door, Drain};
+use crate::store::Store;
 use crate::telemetry::Metrics;
 
 /// What it looks at.
@@ -15,6 +18,7 @@ use crate::telemetry::Metrics;
 pub struct Admin {
     pub metrics: Metrics,
     pub needs_shim: NeedsShim,
+    pub store: Arc<Store>,
     pub last_reload: LastReload,
     pub drain: Drain,
 }
@@ -41,8 +45,8 @@ impl Door for Admin {
 }
 
 impl Admin {
-    /// Ready: not about to stop, and the homeserver answers. A mail server that is down makes nothing unready, since
-    /// all ordinary traffic can go on; nor does a reload that failed, since the configuration before is a good one.
+    /// Ready: not about to stop, and the homeserver answers. A mail server or a store that is down makes nothing unready,
+    /// since all ordinary traffic can go on; nor does a reload that failed, since the configuration before is a good one.
     async fn ready(&self) -> (StatusCode, String) {
         if self.drain.is_draining() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
@@ -57,6 +61,7 @@ impl Admin {
             1 => "; configuration not reloaded: 1 fault, see the log".to_owned(),
             faults => format!("; configuration not reloaded: {faults} faults, see the log"),
         };
-        (status, text + &reload + "\n")
+        let store = if self.store.look().await.is_ok() { "" } else { "; sessions cannot be kept, see the log" };
+        (status, text + store + &reload + "\n")
     }
 }

@@ -9,6 +9,7 @@ mod named_file;
 mod raw;
 mod sms;
 mod source;
+mod store;
 mod values;
 mod written;
 
@@ -27,6 +28,7 @@ pub use crate::config::sms::{
     Gateway, GatewayMethod, HttpGateway, Signature, Sms, SmsTransport, Success, SuccessAnswer, Twilio, TwilioSender,
 };
 pub use crate::config::source::{Reading, Source};
+pub use crate::config::store::{Redis, RedisServers, RedisUrl, Store};
 pub use crate::config::written::Presence;
 use crate::matrix::{Medium, Purpose};
 
@@ -253,11 +255,6 @@ pub struct SessionRules {
     pub hide_existence: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Store {
-    Memory,
-}
-
 #[derive(Debug, Clone)]
 pub struct Email {
     /// RFC 5322 mailbox: `Example <noreply@example.org>`.
@@ -328,6 +325,13 @@ impl std::fmt::Debug for Secret {
 pub struct Rate {
     pub count: u32,
     pub per: Duration,
+}
+
+impl Rate {
+    /// From one to the next.
+    pub fn interval(self) -> Duration {
+        self.per / self.count.max(1)
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -15,10 +15,10 @@ use ipnet::IpNet;
 
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
-use crate::matrix::{self, ClientSecret, Errcode, Medium, Refusal, Sid, Timestamp};
+use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
-use crate::store::Store;
+use crate::store::{Edit, Effect, Key, Store};
 use crate::telemetry::Metrics;
 pub use allowance::Allowance;
 use asked::Asked;
@@ -101,12 +101,7 @@ impl Identity {
         let (Some(sid), Some(client_secret)) = (sid, client_secret) else {
             return Ok(errcode(Errcode::MNoValidSession, "No session with this sid and client_secret"));
         };
-        let delegates = self.accepts_unannounced();
-        let tell = |session: &mut Session, now: Timestamp| {
-            let told = session.tell(&client_secret, now);
-            if told.is_none() && delegates { session.tell_delegating(&client_secret, now) } else { told }
-        };
-        match self.tell(&sid, tell).await? {
+        match self.tell(&sid, &client_secret, self.accepts_unannounced()).await? {
             Some((session, validated_at)) => Ok(matrix::json(
                 StatusCode::OK,
                 &serde_json::json!({
@@ -128,8 +123,7 @@ impl Identity {
         let fields = Fields::parse(&body).ok_or_else(refused)?;
         let sid = fields.get("sid").as_deref().and_then(Sid::parse).ok_or_else(refused)?;
         let client_secret = fields.get("client_secret").as_deref().and_then(ClientSecret::parse).ok_or_else(refused)?;
-        let tell = |session: &mut Session, now: Timestamp| session.tell(&client_secret, now);
-        let (session, validated_at) = self.tell(&sid, tell).await?.ok_or_else(refused)?;
+        let (session, validated_at) = self.tell(&sid, &client_secret, false).await?.ok_or_else(refused)?;
         let binding = serde_json::json!({
             "medium": session.threepid.medium.as_str(),
             "address": session.threepid.address.expose(),
@@ -142,14 +136,31 @@ impl Identity {
         Ok(matrix::json(StatusCode::OK, &binding))
     }
 
-    /// The session and when it was validated, if the homeserver may be told so.
+    /// The session and when it was validated, if the homeserver may be told so. It asks whenever a client does, so that the
+    /// store is asked once.
     async fn tell(
         &self,
         sid: &Sid,
-        tell: impl Fn(&mut Session, Timestamp) -> Option<Timestamp>,
+        client_secret: &ClientSecret,
+        delegates: bool,
     ) -> Result<Option<(Session, u64)>, Refusal> {
         let now = self.clock.now();
-        let tell = |session: &mut Session| tell(session, now).map(|at| (session.clone(), at.as_millis()));
+        let edits = Session::telling(client_secret).map(|(when, from, to)| Edit {
+            when: when.to_vec(),
+            from: from.to_owned(),
+            effect: Effect::Replace(to.to_owned()),
+        });
+        let marked = self.store.mark(&Key::session(sid), now, &edits, Session::kept_until).await?;
+        let Some((mut session, _)) = marked else { return Ok(None) };
+        if let Some(at) = session.tell(client_secret, now) {
+            return Ok(Some((session, at.as_millis())));
+        }
+        if !delegates || session.purpose != Purpose::Delegated {
+            return Ok(None);
+        }
+        let tell = |session: &mut Session| {
+            session.tell_delegating(client_secret, now).map(|at| (session.clone(), at.as_millis()))
+        };
         Ok(self.store.update_session(sid, now, tell).await?.flatten())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::{ClientSecret, Errcode, NextLink, Purpose, Refusal, Sid, Threepid, Timestamp};
-use crate::store::{Change, Key, Record, Store, StoreError, digest_of};
+use crate::store::{Change, Edit, Effect, Key, Record, Store, StoreError, digest_of};
 use crate::telemetry::RequestId;
 
 /// How long a note lives at most: the homeserver gives up its callback after 60 s.
@@ -96,6 +96,8 @@ pub async fn announce(
         let now = clock();
         let fresh = Note { until: now.after(LEASE), ..note.clone() };
         let decide = |current: Option<Note>| match current {
+            // Its own: the store was slow to say that it is there.
+            Some(note) if note.request_id == fresh.request_id => (Change::Keep, true),
             Some(_) => (Change::Keep, false),
             None => (Change::Put { record: fresh.clone(), until: fresh.until }, true),
         };
@@ -108,14 +110,10 @@ pub async fn announce(
 
 /// The callback takes the note up; `None` when there is none or it was taken up already.
 pub async fn claim(store: &Store, key: &Key<Note>, now: Timestamp) -> Result<Option<Note>, StoreError> {
-    let decide = |current: Option<Note>| match current {
-        Some(note) if !note.claimed => {
-            let claimed = Note { claimed: true, ..note.clone() };
-            (Change::Put { until: claimed.until, record: claimed }, Some(note))
-        }
-        Some(_) | None => (Change::Keep, None),
-    };
-    store.update(key, now, decide).await
+    let from = r#""claimed":false"#.to_owned();
+    let claimed = Edit { when: Vec::new(), from, effect: Effect::Replace(r#""claimed":true"#.to_owned()) };
+    let marked = store.mark(key, now, &[claimed], |note: &Note| note.until).await?;
+    Ok(marked.filter(|(_, claimed)| *claimed).map(|(note, _)| note))
 }
 
 /// Leaves the verdict for the front.
@@ -137,9 +135,8 @@ pub async fn conclude(
     request_id: &RequestId,
     now: Timestamp,
 ) -> Result<Option<Verdict>, StoreError> {
-    let decide = |current: Option<Note>| match current {
-        Some(note) if note.request_id == *request_id => (Change::Remove, note.verdict),
-        Some(_) | None => (Change::Keep, None),
-    };
-    store.update(key, now, decide).await
+    let from = format!("\"request_id\":\"{request_id}\"");
+    let concluded = Edit { when: Vec::new(), from, effect: Effect::Remove };
+    let marked = store.mark(key, now, &[concluded], |note: &Note| note.until).await?;
+    Ok(marked.filter(|(_, concluded)| *concluded).and_then(|(note, _)| note.verdict))
 }

@@ -39,11 +39,12 @@
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
 //! | `delivery` | `config` `wording` |
-//! | `admin` | `needs_shim` `reload` `serve` |
+//! | `admin` | `needs_shim` `reload` `serve` `store` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `wording` |
 //! | `certificates` | `config` `serve` |
 //! | `serve` | `config` `wire` |
-//! | `homeserver` `limit` `telemetry` | `config` |
+//! | `limit` | `config` `store` |
+//! | `homeserver` `telemetry` | `config` |
 //! | `body` `config` `session` `wire` `wording` `random` | |
 //! | `matrix` | nothing |
 
@@ -126,6 +127,8 @@ pub enum RunError {
     Unusable(#[from] Unusable),
     #[error(transparent)]
     Workers(#[from] WorkersError),
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
 }
 
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
@@ -149,6 +152,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     let admin = Admin {
         metrics: state.metrics.clone(),
         needs_shim: state.needs_shim.clone(),
+        store: Arc::clone(&state.store),
         last_reload: last_reload.clone(),
         drain: drain.clone(),
     };
@@ -210,16 +214,17 @@ impl State {
         let in_force = InForce::start(config, &metrics)?;
         let config = in_force.config.load();
         let forward = Forward::new(&config.homeserver, &config.trusted_proxies, metrics.clone());
+        let store = Arc::new(Store::open(&config.store, &metrics)?);
         Ok(Self {
             clock,
-            store: Arc::new(Store::open(&config.store)),
+            request_token_per_ip: Arc::new(Limit::new("request_token_per_ip", &store)),
+            allowance: Arc::new(Allowance::new(&store)),
+            submit_token_per_ip: Arc::new(Limit::new("submit_token_per_ip", &store)),
+            store,
             needs_shim: NeedsShim::new(config.homeserver.needs_shim, forward.clone(), metrics.clone()),
             forward,
             metrics,
             in_force: in_force.clone(),
-            request_token_per_ip: Arc::default(),
-            allowance: Arc::default(),
-            submit_token_per_ip: Arc::default(),
         })
     }
 

@@ -1,12 +1,15 @@
-//! How often: per peer, per address. GCRA (a leaky bucket of one number per key) with bounded memory.
+//! How often: per peer, per address. GCRA (a leaky bucket of one number per key) with bounded memory, or in the store where
+//! that is shared by replicas.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
 
 use crate::config::Rate;
-use crate::matrix::Timestamp;
+use crate::matrix::{Refusal, Timestamp};
+use crate::store::{Store, StoreError};
 
 /// Keys one limit remembers. Past that, and with none to forget, new keys share one bucket: memory stays bounded and a
 /// flood of addresses is limited as one.
@@ -16,6 +19,8 @@ const SHARED: &str = "";
 /// One limit: `rate.count` at once, then one every `rate.per / rate.count`.
 #[derive(Debug)]
 pub struct Limit {
+    name: &'static str,
+    store: Arc<Store>,
     buckets: DashMap<String, Bucket>,
     most_keys: usize,
 }
@@ -28,37 +33,67 @@ struct Bucket {
     rate: Rate,
 }
 
-impl Default for Limit {
-    fn default() -> Self {
-        Self { buckets: DashMap::new(), most_keys: MOST_KEYS }
+/// Why there is none to take.
+#[derive(Debug, thiserror::Error)]
+pub enum Limited {
+    #[error("too many, for {0:?} from now on")]
+    For(Duration),
+    /// Nobody knows how many there were: as good as too many.
+    #[error(transparent)]
+    Unknown(#[from] StoreError),
+}
+
+impl From<Limited> for Refusal {
+    fn from(limited: Limited) -> Self {
+        match limited {
+            Limited::For(span) => Self::limited(span),
+            Limited::Unknown(error) => error.into(),
+        }
     }
 }
 
 impl Limit {
+    pub fn new(name: &'static str, store: &Arc<Store>) -> Self {
+        Self { name, store: Arc::clone(store), buckets: DashMap::new(), most_keys: MOST_KEYS }
+    }
+
     /// Takes one, or says after how long there will be one.
-    pub fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Duration> {
+    pub async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Limited> {
+        if self.store.shares_limits() {
+            let over = self.store.take(self.name, key, rate, now).await?;
+            return over.map_or(Ok(()), |over| Err(Limited::For(over)));
+        }
+        self.take_here(key, rate, now).map_err(Limited::For)
+    }
+
+    /// Gives one back that came to nothing.
+    pub async fn give_back(&self, key: &str, rate: Rate, now: Timestamp) {
+        if self.store.shares_limits() {
+            // What is not given back is given back by time.
+            if let Err(error) = self.store.give_back(self.name, key, rate, now).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a limit could not be given back");
+            }
+            return;
+        }
+        if let Some(mut bucket) = self.buckets.get_mut(key).filter(|bucket| bucket.rate == rate) {
+            let left = now.until(bucket.empty_at).saturating_sub(rate.interval());
+            bucket.empty_at = now.after(left);
+        }
+    }
+
+    fn take_here(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Duration> {
         let key = if self.has_room_for(key, now) { key } else { SHARED };
-        let interval = rate.per / rate.count.max(1);
         let mut bucket = self.buckets.entry(key.to_owned()).or_insert(Bucket { empty_at: now, rate });
         if bucket.rate != rate {
             *bucket = Bucket { empty_at: now, rate };
         }
-        let filled = bucket.empty_at.max(now).after(interval);
+        let filled = bucket.empty_at.max(now).after(rate.interval());
         let over = now.after(rate.per).until(filled);
         if !over.is_zero() {
             return Err(over);
         }
         bucket.empty_at = filled;
         Ok(())
-    }
-
-    /// Gives one back that came to nothing.
-    pub fn give_back(&self, key: &str, rate: Rate, now: Timestamp) {
-        if let Some(mut bucket) = self.buckets.get_mut(key).filter(|bucket| bucket.rate == rate) {
-            let interval = rate.per / rate.count.max(1);
-            let left = now.until(bucket.empty_at).saturating_sub(interval);
-            bucket.empty_at = now.after(left);
-        }
     }
 
     /// Forgets the buckets that are empty.
@@ -89,6 +124,19 @@ pub fn client_key(ip: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use crate::telemetry::Metrics;
+
+    fn new() -> Limit {
+        Limit::new("test", &Arc::new(Store::open(&config::Store::Memory, &Metrics::new()).unwrap()))
+    }
+
+    fn limited(taken: Result<(), Limited>) -> Option<Duration> {
+        match taken.unwrap_err() {
+            Limited::For(span) => Some(span),
+            Limited::Unknown(_) => None,
+        }
+    }
 
     const RATE: Rate = Rate { count: 5, per: Duration::from_secs(50) };
 
@@ -96,60 +144,60 @@ mod tests {
         Timestamp::from_millis(1_000_000 + seconds * 1000)
     }
 
-    #[test]
-    fn a_full_bucket_is_taken_at_once_and_then_one_per_interval() {
-        let limit = Limit::default();
+    #[tokio::test]
+    async fn a_full_bucket_is_taken_at_once_and_then_one_per_interval() {
+        let limit = new();
         for _ in 0..5 {
-            limit.take("a", RATE, at(0)).unwrap();
+            limit.take("a", RATE, at(0)).await.unwrap();
         }
-        assert_eq!(limit.take("a", RATE, at(0)), Err(Duration::from_secs(10)));
-        assert_eq!(limit.take("a", RATE, at(4)), Err(Duration::from_secs(6)));
-        limit.take("b", RATE, at(4)).unwrap();
-        limit.take("a", RATE, at(10)).unwrap();
-        assert_eq!(limit.take("a", RATE, at(10)), Err(Duration::from_secs(10)));
+        assert_eq!(limited(limit.take("a", RATE, at(0)).await), Some(Duration::from_secs(10)));
+        assert_eq!(limited(limit.take("a", RATE, at(4)).await), Some(Duration::from_secs(6)));
+        limit.take("b", RATE, at(4)).await.unwrap();
+        limit.take("a", RATE, at(10)).await.unwrap();
+        assert_eq!(limited(limit.take("a", RATE, at(10)).await), Some(Duration::from_secs(10)));
     }
 
-    #[test]
-    fn what_is_given_back_can_be_taken_again() {
-        let limit = Limit::default();
+    #[tokio::test]
+    async fn what_is_given_back_can_be_taken_again() {
+        let limit = new();
         for _ in 0..5 {
-            limit.take("a", RATE, at(0)).unwrap();
+            limit.take("a", RATE, at(0)).await.unwrap();
         }
-        limit.give_back("a", RATE, at(0));
-        limit.take("a", RATE, at(0)).unwrap();
-        assert!(limit.take("a", RATE, at(0)).is_err());
+        limit.give_back("a", RATE, at(0)).await;
+        limit.take("a", RATE, at(0)).await.unwrap();
+        assert!(limit.take("a", RATE, at(0)).await.is_err());
     }
 
-    #[test]
-    fn a_bucket_filled_under_another_rate_is_begun_anew() {
-        let limit = Limit::default();
+    #[tokio::test]
+    async fn a_bucket_filled_under_another_rate_is_begun_anew() {
+        let limit = new();
         let strict = Rate { count: 1, per: Duration::from_secs(3600) };
-        limit.take("a", strict, at(0)).unwrap();
-        assert!(limit.take("a", strict, at(0)).is_err());
+        limit.take("a", strict, at(0)).await.unwrap();
+        assert!(limit.take("a", strict, at(0)).await.is_err());
         for _ in 0..5 {
-            limit.take("a", RATE, at(0)).unwrap();
+            limit.take("a", RATE, at(0)).await.unwrap();
         }
-        limit.give_back("a", strict, at(0));
+        limit.give_back("a", strict, at(0)).await;
         assert_eq!(
-            limit.take("a", RATE, at(0)),
-            Err(Duration::from_secs(10)),
+            limited(limit.take("a", RATE, at(0)).await),
+            Some(Duration::from_secs(10)),
             "what another rate took is not given back"
         );
     }
 
-    #[test]
-    fn more_keys_than_there_is_room_for_share_one_bucket() {
-        let limit = Limit { buckets: DashMap::new(), most_keys: 3 };
+    #[tokio::test]
+    async fn more_keys_than_there_is_room_for_share_one_bucket() {
+        let limit = Limit { most_keys: 3, ..new() };
         for key in ["a", "b", "c"] {
-            limit.take(key, RATE, at(0)).unwrap();
+            limit.take(key, RATE, at(0)).await.unwrap();
         }
         for n in 0..5 {
-            limit.take(&format!("flood {n}"), RATE, at(0)).unwrap();
+            limit.take(&format!("flood {n}"), RATE, at(0)).await.unwrap();
         }
-        assert!(limit.take("flood 5", RATE, at(0)).is_err());
+        assert!(limit.take("flood 5", RATE, at(0)).await.is_err());
         assert!(limit.buckets.len() <= 4);
-        limit.take("a", RATE, at(0)).unwrap();
-        limit.take("after the buckets ran empty", RATE, at(100)).unwrap();
+        limit.take("a", RATE, at(0)).await.unwrap();
+        limit.take("after the buckets ran empty", RATE, at(100)).await.unwrap();
     }
 
     #[test]

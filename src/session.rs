@@ -211,7 +211,7 @@ pub(super) mod tests {
         ClientSecret::parse(text).unwrap()
     }
 
-    fn token(n: u8) -> Token {
+    pub(crate) fn token(n: u8) -> Token {
         Token::from_random([n; 32])
     }
 

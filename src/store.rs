@@ -1,20 +1,29 @@
 //! Sessions and requests in flight, kept: get, update, expire. One record a key, each with the time it ends.
 
+mod file;
+mod limits;
+mod mark;
 mod memory;
+mod redis;
 mod sessions;
 
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use mark::{Edit, Effect};
 pub use sessions::{Client, Fresh};
 
 use crate::config;
 use crate::matrix::{ClientSecret, Digest, Errcode, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::session::Session;
+use crate::telemetry::{Metrics, StoreOperation};
+use file::{File, FileError};
+use memory::Memory;
+use redis::{LinkError, Redis};
 
 /// A kind of thing that is kept. `KIND` begins its keys.
 pub trait Record: Serialize + DeserializeOwned {
@@ -122,6 +131,19 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Redis(#[from] LinkError),
+}
+
+/// Why there is no store to start with.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    File(#[from] file::OpenError),
+    #[error("the Redis store cannot be set up")]
+    Redis(#[from] LinkError),
 }
 
 impl From<StoreError> for Refusal {
@@ -138,28 +160,47 @@ impl From<StoreError> for Refusal {
 
 /// Where sessions and requests in flight are kept.
 #[derive(Debug)]
-pub enum Store {
-    Memory(memory::Memory),
+pub struct Store {
+    records: Records,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+enum Records {
+    Memory(Memory),
+    File(File),
+    Redis(Redis),
+}
+
+/// Whether a record was still what the decision saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Swapped {
+    Done,
+    /// It is this by now, and nothing was changed.
+    Other(Option<Vec<u8>>),
 }
 
 impl Store {
-    pub fn open(config: &config::Store) -> Self {
-        match config {
-            config::Store::Memory => Self::Memory(memory::Memory::default()),
-        }
+    pub fn open(config: &config::Store, metrics: &Metrics) -> Result<Self, OpenError> {
+        let records = match config {
+            config::Store::Memory => Records::Memory(Memory::default()),
+            config::Store::File { directory } => Records::File(File::open(directory)?),
+            config::Store::Redis(redis) => Records::Redis(Redis::open(redis)?),
+        };
+        Ok(Self { records, metrics: metrics.clone() })
     }
 
     /// The record, unless its time is over.
-    #[expect(clippy::unused_async, reason = "a store on another machine answers later; its callers await already")]
     pub async fn get<R: Record>(&self, key: &Key<R>, now: Timestamp) -> Result<Option<R>, StoreError> {
-        let bytes = match self {
-            Self::Memory(memory) => memory.get(&key.name, now),
+        let got = async {
+            let found = self.find(&key.name, now).await?;
+            found.as_deref().and_then(|found| self.live(found, now)).map(read).transpose()
         };
-        bytes.as_deref().map(read).transpose()
+        self.counted("get", got).await
     }
 
-    /// Reads, lets `decide` say what to do, and writes that, as one atomic step. `decide` may run twice: it only decides.
-    #[expect(clippy::unused_async, reason = "a store on another machine answers later; its callers await already")]
+    /// Reads, lets `decide` say what to do, and writes that, as one atomic step. `decide` may run several times: it only
+    /// decides.
     pub async fn update<R: Record, T>(
         &self,
         key: &Key<R>,
@@ -176,16 +217,99 @@ impl Store {
             };
             Ok((change, told))
         };
-        match self {
-            Self::Memory(memory) => memory.update(&key.name, now, step),
+        let updated = async {
+            match &self.records {
+                Records::Memory(memory) => memory.update(&key.name, now, step),
+                Records::File(_) | Records::Redis(_) => self.update_by_swapping(&key.name, now, step).await,
+            }
+        };
+        self.counted("update", updated).await
+    }
+
+    /// The decision is made here and holds if the record has not changed meanwhile; else it is made again. Of those that
+    /// race one always gets on.
+    async fn update_by_swapping<T>(
+        &self,
+        key: &str,
+        now: Timestamp,
+        step: impl Fn(Option<&[u8]>) -> Result<(Change<Vec<u8>>, T), StoreError>,
+    ) -> Result<T, StoreError> {
+        // Redis says what is there when it is not what was supposed: nothing, or what was there when it was last looked at.
+        // To suppose it costs nothing, and saves a round trip when it is so.
+        let (mut seen, mut supposed) = match &self.records {
+            Records::Redis(redis) => (redis.supposed(key), true),
+            Records::Memory(_) | Records::File(_) => (self.find(key, now).await?, false),
+        };
+        loop {
+            let live = seen.as_deref().and_then(|seen| self.live(seen, now));
+            let (change, told) = step(live)?;
+            if change == Change::Keep || (change == Change::Remove && live.is_none()) {
+                if !supposed {
+                    return Ok(told);
+                }
+                (seen, supposed) = (self.find(key, now).await?, false);
+                continue;
+            }
+            let swapped = match &self.records {
+                Records::Memory(_) => return Ok(told),
+                Records::File(file) => file.swap(key, now, seen.as_deref(), change).await?,
+                Records::Redis(redis) => redis.swap(key, now, seen.as_deref(), &change).await?,
+            };
+            match swapped {
+                Swapped::Done => return Ok(told),
+                Swapped::Other(current) => (seen, supposed) = (current, false),
+            }
         }
     }
 
     /// Forgets what is over; a store that forgets by itself does nothing.
     pub fn expire(&self, now: Timestamp) {
-        match self {
-            Self::Memory(memory) => memory.expire(now),
+        match &self.records {
+            Records::Memory(memory) => memory.expire(now),
+            Records::File(file) => file.expire(now),
+            Records::Redis(_) => {}
         }
+    }
+
+    /// Whether records can be kept at the moment, as far as is known.
+    pub async fn look(&self) -> Result<(), StoreError> {
+        match &self.records {
+            Records::Memory(_) => Ok(()),
+            Records::File(file) => file.look(),
+            Records::Redis(redis) => redis.get("look").await.map(drop),
+        }
+    }
+
+    /// What is kept under a key.
+    async fn find(&self, key: &str, now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
+        match &self.records {
+            Records::Memory(memory) => Ok(memory.get(key, now)),
+            Records::File(file) => file.get(key, now).await,
+            Records::Redis(redis) => redis.get(key).await,
+        }
+    }
+
+    /// The record in it; Redis' has more around it, and may be over by our clock and not by its own.
+    fn live<'a>(&self, kept: &'a [u8], now: Timestamp) -> Option<&'a [u8]> {
+        match &self.records {
+            Records::Memory(_) | Records::File(_) => Some(kept),
+            Records::Redis(_) => redis::live(kept, now),
+        }
+    }
+
+    async fn counted<T>(
+        &self,
+        operation: &'static str,
+        run: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let began = Instant::now();
+        let result = run.await;
+        let labels = StoreOperation { operation };
+        self.metrics.store_seconds.get_or_create(&labels).observe(began.elapsed().as_secs_f64());
+        if result.is_err() {
+            self.metrics.store_errors.get_or_create(&labels).inc();
+        }
+        result
     }
 }
 
@@ -195,72 +319,4 @@ fn read<R: Record>(bytes: &[u8]) -> Result<R, StoreError> {
 
 fn write<R: Record>(record: &R) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(record).map_err(|source| StoreError::Unwritable { kind: R::KIND, source })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-
-    fn key() -> Key<ForeignSid> {
-        Key::foreign_sid("17")
-    }
-
-    fn put(name: &str, until: u64) -> Change<ForeignSid> {
-        Change::Put { record: ForeignSid { id_server: name.to_owned() }, until: Timestamp::from_millis(until) }
-    }
-
-    #[tokio::test]
-    async fn a_record_is_there_until_its_time_is_over_and_gone_after() {
-        let store = Store::open(&config::Store::Memory);
-        store.update(&key(), NOW, |_| (put("a", 1_000_010), ())).await.unwrap();
-        let key = key();
-        let at = |millis| store.get(&key, Timestamp::from_millis(millis));
-        assert_eq!(at(1_000_009).await.unwrap().unwrap().id_server, "a");
-        assert_eq!(at(1_000_010).await.unwrap(), None);
-        store.expire(Timestamp::from_millis(1_000_010));
-        assert_eq!(at(1_000_009).await.unwrap(), None, "expire forgets it for good");
-    }
-
-    #[tokio::test]
-    async fn a_decision_sees_the_live_record_only() {
-        let store = Store::open(&config::Store::Memory);
-        store.update(&key(), NOW, |_| (put("a", 1_000_010), ())).await.unwrap();
-        let key = key();
-        let seen = |now| store.update(&key, Timestamp::from_millis(now), |current| (Change::Keep, current.is_some()));
-        assert!(seen(1_000_009).await.unwrap());
-        assert!(!seen(1_000_010).await.unwrap());
-        store.update(&key, NOW, |_| (Change::Remove, ())).await.unwrap();
-        assert!(!seen(1_000_001).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn of_many_updates_at_once_none_is_lost() {
-        let store = std::sync::Arc::new(Store::open(&config::Store::Memory));
-        let tasks: Vec<_> = (0..8)
-            .map(|_| {
-                let store = std::sync::Arc::clone(&store);
-                tokio::spawn(async move {
-                    for _ in 0..100 {
-                        let longer = |current: Option<ForeignSid>| {
-                            let id_server = current.map_or_else(String::new, |record| record.id_server) + "x";
-                            (
-                                Change::Put {
-                                    record: ForeignSid { id_server },
-                                    until: NOW.after(Duration::from_secs(9)),
-                                },
-                                (),
-                            )
-                        };
-                        store.update(&key(), NOW, longer).await.unwrap();
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        assert_eq!(store.get(&key(), NOW).await.unwrap().unwrap().id_server.len(), 800);
-    }
 }

@@ -233,6 +233,13 @@ pub struct TurnedAway {
     pub limit: &'static str,
 }
 
+/// Label of something asked of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StoreOperation {
+    /// `get`, `update` or `limit`.
+    pub operation: &'static str,
+}
+
 /// Every number the shim keeps. Cheap to clone; the ordinary request touches plain atomics only.
 #[derive(Clone)]
 pub struct Metrics {
@@ -254,10 +261,19 @@ pub struct Metrics {
     pub config_reloads: Family<Reloaded, Counter>,
     /// 1 while what is in force is not what is written.
     pub config_reload_failed: Gauge<i64, AtomicI64>,
+    pub store_errors: Family<StoreOperation, Counter>,
+    pub store_seconds: Family<StoreOperation, Histogram, fn() -> Histogram>,
 }
 
 fn seconds() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+}
+
+/// A store in memory answers within microseconds.
+fn short_seconds() -> Histogram {
+    Histogram::new([
+        0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    ])
 }
 
 impl Metrics {
@@ -284,6 +300,8 @@ impl Metrics {
             homeserver_needs_shim: Gauge::default(),
             config_reloads: Family::default(),
             config_reload_failed: Gauge::default(),
+            store_errors: Family::default(),
+            store_seconds: Family::new_with_constructor(short_seconds as fn() -> Histogram),
             registry: Arc::default(),
         };
         registry.register(
@@ -314,6 +332,7 @@ impl Metrics {
             metrics.homeserver_needs_shim.clone(),
         );
         metrics.register_reloads(&mut registry);
+        metrics.register_store(&mut registry);
         Self { registry: Arc::new(registry), ..metrics }
     }
 
@@ -334,6 +353,19 @@ impl Metrics {
             "config_reload_failed",
             "1 while the configuration that is written is faulty and the one before stays in force",
             self.config_reload_failed.clone(),
+        );
+    }
+
+    fn register_store(&self, registry: &mut Registry) {
+        for operation in ["get", "update", "limit"] {
+            self.store_errors.get_or_create(&StoreOperation { operation }).inc_by(0);
+        }
+        registry.register("store_errors", "Times the store could not do what it was asked", self.store_errors.clone());
+        registry.register_with_unit(
+            "store_duration",
+            "Time that the store took, with all its round trips",
+            Unit::Seconds,
+            self.store_seconds.clone(),
         );
     }
 

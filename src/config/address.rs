@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use crate::config::fault::Wrong;
 use crate::config::sms::GatewayUrl;
 use crate::config::values::is_all;
-use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Secret};
+use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, RedisUrl, Secret};
 
 /// A network, or one address.
 pub(crate) fn network(text: &str) -> Result<IpNet, Wrong> {
@@ -148,13 +148,21 @@ pub(crate) fn gateway_url(text: &str) -> Result<GatewayUrl, Wrong> {
     Ok(GatewayUrl { https, host: host.to_owned(), port, path: Secret(format!("{slash}{path}")) })
 }
 
-/// The URL of a store; it may carry what identifies the account, so a fault never repeats it.
-pub(crate) fn service_url(text: &str) -> Result<String, Wrong> {
-    let known = ["http://", "https://", "redis://", "rediss://"].iter().any(|scheme| text.starts_with(scheme));
-    if known && text.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty())) {
-        return Ok(text.to_owned());
+/// `redis://host[:port]` or `rediss://host[:port]`. A fault never repeats it: it may have a password in it.
+pub(crate) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
+    let wrong = |wrong| Wrong::new(wrong, "write redis://host[:port], or rediss:// for TLS");
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("is not a redis or rediss URL"))?;
+    let tls = match scheme {
+        "redis" => false,
+        "rediss" => true,
+        _ => return Err(wrong("is not a redis or rediss URL")),
+    };
+    if rest.contains('@') {
+        return Err(Wrong::new("has a user name or password", "write store.username and store.password_file"));
     }
-    Err(Wrong::new("is not a URL", "write scheme://host[:port]/path"))
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = split_authority(authority).ok_or_else(|| wrong("has more or less than a host and a port"))?;
+    Ok(RedisUrl { tls, host: host.to_owned(), port })
 }
 
 /// Whether what is sent to this host (without brackets) never leaves the machine.

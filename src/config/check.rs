@@ -3,6 +3,7 @@
 
 mod email;
 mod sms;
+mod store;
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use crate::config::source::{Reading, Source};
 use crate::config::written::{Given, Sheet, shown};
 use crate::config::{
     Config, Endpoint, Homeserver, Identity, IdentityTls, Limits, Listen, Log, NamedIdServer, Routes, Secret,
-    SessionRules, Shutdown, Store, TlsFiles, Wording, address, named_file,
+    SessionRules, Shutdown, TlsFiles, Wording, address, named_file,
 };
 
 /// Checks all that was written; relative paths of files to be read begin at `folder`, and `source` notes each of them.
@@ -46,7 +47,7 @@ impl Check<'_> {
         let email = self.email(raw, state_dir.as_deref());
         let sms = self.sms(raw);
         let wording = self.wording(raw);
-        self.later_sections(raw);
+        let store = self.store(raw, state_dir.as_deref());
         Some(Config {
             server_name: raw.server_name.value.clone()?,
             public_base_url: raw.public_base_url.value.clone()?,
@@ -67,7 +68,7 @@ impl Check<'_> {
                 next_link_hosts: raw.next_link_hosts.value.clone()?,
                 hide_existence: raw.hide_existence.value?,
             },
-            store: raw.store_kind.value.map(|()| Store::Memory)?,
+            store: store?,
             email: email?,
             sms: sms?,
             limits: Limits {
@@ -214,17 +215,6 @@ impl Check<'_> {
             templates: self.noted(&raw.wording_directory, templates)?,
             default_language: raw.default_language.value.clone()?,
         })
-    }
-
-    /// Keys that are known, because the next version reads them, but decide nothing yet.
-    fn later_sections(&mut self, raw: &RawConfig) {
-        if raw.store_kind.value.is_some() {
-            let why = "is not used while store.kind is \"memory\"";
-            self.unused(&raw.store_url, why);
-            self.unused(&raw.store_password, why);
-            self.unused(&raw.store_password_file, why);
-            self.unused(&raw.store_ca_file, why);
-        }
     }
 
     /// A secret, written here or alone in a file.

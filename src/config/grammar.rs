@@ -13,7 +13,7 @@ use crate::config::fault::{Wrong, nearest};
 use crate::config::sms::GatewayUrl;
 use crate::config::values::is_all;
 use crate::config::written::Written;
-use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Rate, Secret, address, values};
+use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Rate, RedisUrl, Secret, address, values};
 
 pub(crate) trait Grammar {
     type Value;
@@ -60,7 +60,7 @@ texts! {
     BASE_URL: PublicBaseUrl = "URL", "a URL such as \"https://matrix.example.org\"", address::base_url;
     HOMESERVER: HomeserverAddress =
         "http URL or unix:/path", "\"http://127.0.0.1:8008\" or \"unix:/run/synapse.sock\"", address::homeserver;
-    SERVICE_URL: String = "URL", "a URL such as \"redis://127.0.0.1:6379\"", address::service_url;
+    REDIS_URL: RedisUrl = "redis or rediss URL", "a URL such as \"redis://127.0.0.1:6379\"", address::redis_url;
     GATEWAY_URL: GatewayUrl = "URL", "a URL such as \"https://gateway.example.org/send\"", address::gateway_url;
     ENDPOINT: Endpoint =
         "IP:port or unix:/path", "addresses such as \"127.0.0.1:8080\" or \"unix:/path\"", address::endpoint;

@@ -11,14 +11,14 @@ use lettre::message::Mailbox;
 
 use crate::config::grammar::{
     BASE_URL, COUNTRY, Count, ENDPOINT, Flag, GATEWAY_URL, Grammar, HOMESERVER, HOST, ID_SERVER_NAME, LANGUAGE,
-    LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, SECRET, SERVER_NAME, SERVICE_URL, Span, TEMPLATE,
+    LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, REDIS_URL, SECRET, SERVER_NAME, Span, TEMPLATE,
     TEXT, TableOf,
 };
 use crate::config::sms::GatewayUrl;
 use crate::config::written::{Given, Presence, Sheet};
 use crate::config::{
     Account3pidAdd, Endpoint, GatewayMethod, HomeserverAddress, LogFormat, LogLevel, NamedIdServer, NeedsShim,
-    PublicBaseUrl, Rate, RouteMode, Secret, SmtpTls,
+    PublicBaseUrl, Rate, RedisUrl, RouteMode, Secret, SmtpTls,
 };
 
 /// One key; displayed as its entry in the reference manual begins.
@@ -126,10 +126,16 @@ keys! {
     next_link_hosts: Vec<String> = "session.next_link_hosts", ListOf(LINK_HOST), default([]);
     hide_existence: bool = "session.hide_existence", Flag, default(false);
 
-    store_kind: () = "store.kind", STORE_KIND, default("memory");
-    store_url: String = "store.url", SERVICE_URL, optional;
+    store_kind: StoreKind = "store.kind", STORE_KIND, default("memory");
+    store_mode: StoreMode = "store.mode", STORE_MODE, default("single");
+    store_url: RedisUrl = "store.url", REDIS_URL, optional;
+    store_urls: Vec<RedisUrl> = "store.urls", ListOf(REDIS_URL), optional;
+    store_master: String = "store.master", TEXT, optional;
+    store_username: String = "store.username", TEXT, optional;
     store_password: Secret = "store.password", SECRET, optional;
     store_password_file: PathBuf = "store.password_file", PATH, optional;
+    store_sentinel_password: Secret = "store.sentinel_password", SECRET, optional;
+    store_sentinel_password_file: PathBuf = "store.sentinel_password_file", PATH, optional;
     store_ca_file: PathBuf = "store.ca_file", PATH, optional;
 
     email_transport: Transport = "email.transport", EMAIL_TRANSPORT, default("file");
@@ -185,6 +191,22 @@ keys! {
     log_level: LogLevel = "log.level", LOG_LEVEL, default("info");
 }
 
+/// `store.kind`, likewise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Memory,
+    File,
+    Redis,
+}
+
+/// `store.mode`, likewise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreMode {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
 /// `email.transport`, before the keys that belong to it are known to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
@@ -201,8 +223,6 @@ pub(crate) enum Carrier {
     Http,
     Log,
 }
-
-const NOT_YET: &str = "is not in this version yet";
 
 const NEEDS_SHIM: OneOf<NeedsShim> =
     OneOf { words: &[("auto", NeedsShim::Auto), ("yes", NeedsShim::Yes), ("no", NeedsShim::No)], later: &[] };
@@ -227,7 +247,14 @@ const NAMED_ID_SERVER: OneOf<NamedIdServer> = OneOf {
     ],
     later: &[],
 };
-const STORE_KIND: OneOf<()> = OneOf { words: &[("memory", ())], later: &[("file", NOT_YET), ("redis", NOT_YET)] };
+const STORE_KIND: OneOf<StoreKind> = OneOf {
+    words: &[("memory", StoreKind::Memory), ("file", StoreKind::File), ("redis", StoreKind::Redis)],
+    later: &[],
+};
+const STORE_MODE: OneOf<StoreMode> = OneOf {
+    words: &[("single", StoreMode::Single), ("sentinel", StoreMode::Sentinel), ("cluster", StoreMode::Cluster)],
+    later: &[],
+};
 const EMAIL_TRANSPORT: OneOf<Transport> =
     OneOf { words: &[("smtp", Transport::Smtp), ("file", Transport::File), ("log", Transport::Log)], later: &[] };
 const SMTP_TLS: OneOf<SmtpTls> = OneOf {

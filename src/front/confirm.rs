@@ -9,11 +9,11 @@ use hyper::body::Incoming;
 
 use crate::body::{self, Form};
 use crate::config::{Config, Shared};
-use crate::limit::{Limit, client_key};
+use crate::limit::{Limit, Limited, client_key};
 use crate::matrix::{self, ClientSecret, Digest, Errcode, NextLink, Purpose, Refusal, Sid, Token};
 use crate::serve::{self, Clock, Stamp};
 use crate::session::{Lifetimes, Session, Submitted, Wrong};
-use crate::store::{Key, Store};
+use crate::store::{Key, Store, StoreError};
 use crate::telemetry::{RequestId, Subject};
 use crate::wording::{self, Page, PageKind};
 
@@ -67,8 +67,10 @@ impl Confirm {
         let language = request.headers().get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
         let answer = Answer { parts: self, config: &config, purpose, language: language.map(str::to_owned) };
         let rate = config.limits.submit_token_per_ip;
-        if let Err(retry_after) = self.per_ip.take(&client_key(client_ip), rate, stamp.now) {
-            return answer.limited(retry_after);
+        match self.per_ip.take(&client_key(client_ip), rate, stamp.now).await {
+            Ok(()) => {}
+            Err(Limited::For(retry_after)) => return answer.limited(retry_after),
+            Err(Limited::Unknown(error)) => return answer.try_later(error),
         }
         if *request.method() == Method::POST { answer.submit(request).await } else { answer.show(&request).await }
     }
@@ -90,8 +92,9 @@ impl Answer<'_> {
         };
         Subject::of(request.extensions()).note_sid(&link.sid);
         let now = self.parts.clock.now();
-        let Ok(session) = self.parts.store.get(&Key::session(&link.sid), now).await else {
-            return self.page(StatusCode::SERVICE_UNAVAILABLE, PageKind::TryLater, None);
+        let session = match self.parts.store.get(&Key::session(&link.sid), now).await {
+            Ok(session) => session,
+            Err(error) => return self.try_later(error),
         };
         let Some(session) = session.filter(|session| session.purpose == self.purpose) else {
             return self.invalid();
@@ -145,8 +148,9 @@ impl Answer<'_> {
             let submitted = session.submit(&link.client_secret, &link.token, now, lifetimes)?;
             Ok((submitted, session.next_link.clone(), session.request_id.clone()))
         };
-        let Ok(submitted) = self.parts.store.update_session(&link.sid, now, submit).await else {
-            return self.page(StatusCode::SERVICE_UNAVAILABLE, PageKind::TryLater, None);
+        let submitted = match self.parts.store.update_session(&link.sid, now, submit).await {
+            Ok(submitted) => submitted,
+            Err(error) => return self.try_later(error),
         };
         let Some(Ok((submitted, next_link, mailed_by))) = submitted else {
             return self.invalid();
@@ -168,6 +172,15 @@ impl Answer<'_> {
         let mut response = self.page(StatusCode::TOO_MANY_REQUESTS, PageKind::Limited, None)?;
         let seconds = matrix::retry_after(retry_after);
         response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        Ok(response)
+    }
+
+    fn try_later(&self, error: StoreError) -> Result<Response<Bytes>, Refusal> {
+        let refusal = Refusal::from(error);
+        let mut response = self.page(refusal.status, PageKind::TryLater, None)?;
+        if let Some(after) = refusal.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, matrix::retry_after(after));
+        }
         Ok(response)
     }
 

@@ -68,7 +68,7 @@ impl RequestToken {
         let stamp = stamp(&head)?;
         let client_ip = serve::client_ip(&head.headers, stamp.peer, &config.trusted_proxies);
         let rate = config.limits.request_token_per_ip;
-        self.per_ip.take(&client_key(client_ip), rate, stamp.now).map_err(Refusal::limited)?;
+        self.per_ip.take(&client_key(client_ip), rate, stamp.now).await?;
         let exchange = Exchange { parts: self.clone(), config, head, asked, purpose };
         if exchange.config.session.hide_existence { exchange.run_hidden().await } else { exchange.run_detached().await }
     }

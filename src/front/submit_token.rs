@@ -46,7 +46,7 @@ impl SubmitToken {
         let stamp = request.extensions().get::<Stamp>().copied().ok_or_else(Refusal::internal)?;
         let client_ip = serve::client_ip(request.headers(), stamp.peer, &config.trusted_proxies);
         let rate = config.limits.submit_token_per_ip;
-        self.per_ip.take(&client_key(client_ip), rate, stamp.now).map_err(Refusal::limited)?;
+        self.per_ip.take(&client_key(client_ip), rate, stamp.now).await?;
         body::refuse_encoded(request.headers())?;
         let subject = Subject::of(request.extensions());
         let body = body::read(request.into_body(), submission::BODY_LIMIT).await?;

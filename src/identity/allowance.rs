@@ -1,16 +1,19 @@
 //! How many messages may go out: per address, and for phone numbers per number, country and day as well.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::{Config, Rate};
-use crate::limit::Limit;
+use crate::limit::{Limit, Limited};
 use crate::matrix::{Digest, Errcode, Medium, Phone, Refusal, Threepid, Timestamp};
+use crate::store::{Change, Key, Record, Store};
 
 const DAY_MILLIS: u64 = 86_400_000;
 
 /// What is left of every limit on messages.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Allowance {
     addresses: Limit,
     numbers: Limit,
@@ -27,30 +30,45 @@ pub(super) struct Taken {
 }
 
 /// Messages of the present day (UTC): what they cost is capped by the day, and not by any 24 hours.
-#[derive(Debug, Default)]
-struct Daily(Mutex<(u64, u32)>);
+#[derive(Debug)]
+struct Daily(Arc<Store>);
+
+/// How many went out on a day. Kept as sessions are: a restart is no new day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Counted {
+    count: u32,
+}
+
+impl Record for Counted {
+    const KIND: &'static str = "day";
+}
 
 impl Daily {
-    /// The day it was counted on, or how long until the next.
-    fn take(&self, most: u32, now: Timestamp) -> Result<u64, Duration> {
+    /// The day it was counted on.
+    async fn take(&self, most: u32, now: Timestamp) -> Result<u64, Limited> {
         let today = now.as_millis() / DAY_MILLIS;
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.0 != today {
-            *counted = (today, 0);
+        let count = |current: Option<Counted>| {
+            let count = current.map_or(0, |counted| counted.count);
+            if count >= most { (Change::Keep, false) } else { (put(today, count + 1), true) }
+        };
+        if self.0.update(&Key::new(today), now, count).await? {
+            return Ok(today);
         }
-        if counted.1 >= most {
-            return Err(Duration::from_millis(DAY_MILLIS - now.as_millis() % DAY_MILLIS));
-        }
-        counted.1 += 1;
-        Ok(today)
+        Err(Limited::For(Duration::from_millis(DAY_MILLIS - now.as_millis() % DAY_MILLIS)))
     }
 
-    fn give_back(&self, day: u64) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counted.0 == day {
-            counted.1 = counted.1.saturating_sub(1);
+    async fn give_back(&self, day: u64, now: Timestamp) {
+        let count = |current: Option<Counted>| {
+            (current.map_or(Change::Keep, |counted| put(day, counted.count.saturating_sub(1))), ())
+        };
+        if let Err(error) = self.0.update(&Key::new(day), now, count).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a message of the day could not be given back");
         }
     }
+}
+
+fn put(day: u64, count: u32) -> Change<Counted> {
+    Change::Put { record: Counted { count }, until: Timestamp::from_millis((day + 1) * DAY_MILLIS) }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,9 +79,18 @@ enum Kind {
 }
 
 impl Allowance {
+    pub fn new(store: &Arc<Store>) -> Self {
+        Self {
+            addresses: Limit::new("request_token_per_address", store),
+            numbers: Limit::new("sms_per_number", store),
+            countries: Limit::new("sms_per_country", store),
+            today: Daily(Arc::clone(store)),
+        }
+    }
+
     /// Takes one message for an address from all limits it counts in, or says which refuses it. Numbers that cost their
     /// caller more than others, or no person answers, get none: toll fraud lives on them.
-    pub(super) fn take(&self, config: &Config, threepid: &Threepid, now: Timestamp) -> Result<Taken, Refusal> {
+    pub(super) async fn take(&self, config: &Config, threepid: &Threepid, now: Timestamp) -> Result<Taken, Refusal> {
         let mailbox = Digest::of(threepid.address.mailbox().as_bytes()).as_hex().to_owned();
         let mut wanted = vec![(Kind::Address, mailbox.clone())];
         if threepid.medium == Medium::Msisdn {
@@ -72,37 +99,37 @@ impl Allowance {
             wanted.extend([(Kind::Number, mailbox), (Kind::Country, country)]);
         }
         let mut taken = Taken::default();
-        if let Err(after) = self.take_each(config, wanted, threepid.medium, &mut taken, now) {
-            self.give_back(config, &taken, now);
-            return Err(Refusal::limited(after));
+        if let Err(limited) = self.take_each(config, wanted, threepid.medium, &mut taken, now).await {
+            self.give_back(config, &taken, now).await;
+            return Err(limited.into());
         }
         Ok(taken)
     }
 
-    fn take_each(
+    async fn take_each(
         &self,
         config: &Config,
         wanted: Vec<(Kind, String)>,
         medium: Medium,
         taken: &mut Taken,
         now: Timestamp,
-    ) -> Result<(), Duration> {
+    ) -> Result<(), Limited> {
         for (kind, key) in wanted {
-            self.limit(kind).take(&key, rate(kind, config), now)?;
+            self.limit(kind).take(&key, rate(kind, config), now).await?;
             taken.limits.push((kind, key));
         }
         if medium == Medium::Msisdn {
-            taken.day = Some(self.today.take(config.limits.sms_per_day, now)?);
+            taken.day = Some(self.today.take(config.limits.sms_per_day, now).await?);
         }
         Ok(())
     }
 
-    pub(super) fn give_back(&self, config: &Config, taken: &Taken, now: Timestamp) {
+    pub(super) async fn give_back(&self, config: &Config, taken: &Taken, now: Timestamp) {
         for (kind, key) in &taken.limits {
-            self.limit(*kind).give_back(key, rate(*kind, config), now);
+            self.limit(*kind).give_back(key, rate(*kind, config), now).await;
         }
         if let Some(day) = taken.day {
-            self.today.give_back(day);
+            self.today.give_back(day, now).await;
         }
     }
 
@@ -146,19 +173,23 @@ fn destination() -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
+    use crate::telemetry::Metrics;
 
-    #[test]
-    fn a_day_has_so_many_messages_and_the_next_as_many_again() {
-        let daily = Daily::default();
+    #[tokio::test]
+    async fn a_day_has_so_many_messages_and_the_next_as_many_again() {
+        let store = Store::open(&config::Store::Memory, &Metrics::new()).unwrap();
+        let daily = Daily(Arc::new(store));
         let at = |day: u64, millis: u64| Timestamp::from_millis(day * DAY_MILLIS + millis);
-        assert_eq!(daily.take(2, at(7, 0)), Ok(7));
-        assert_eq!(daily.take(2, at(7, 1)), Ok(7));
-        assert_eq!(daily.take(2, at(7, DAY_MILLIS - 5000)), Err(Duration::from_secs(5)));
-        daily.give_back(7);
-        assert_eq!(daily.take(2, at(7, 2)), Ok(7));
-        assert_eq!(daily.take(2, at(8, 0)), Ok(8));
-        daily.give_back(7);
-        assert_eq!(daily.take(2, at(8, 1)), Ok(8));
-        assert!(daily.take(2, at(8, 2)).is_err(), "what another day took is not given back to this one");
+        assert_eq!(daily.take(2, at(7, 0)).await.unwrap(), 7);
+        assert_eq!(daily.take(2, at(7, 1)).await.unwrap(), 7);
+        let over = daily.take(2, at(7, DAY_MILLIS - 5000)).await;
+        assert!(matches!(over, Err(Limited::For(span)) if span == Duration::from_secs(5)));
+        daily.give_back(7, at(7, 2)).await;
+        assert_eq!(daily.take(2, at(7, 2)).await.unwrap(), 7);
+        assert_eq!(daily.take(2, at(8, 0)).await.unwrap(), 8);
+        daily.give_back(7, at(8, 1)).await;
+        assert_eq!(daily.take(2, at(8, 1)).await.unwrap(), 8);
+        assert!(daily.take(2, at(8, 2)).await.is_err(), "what another day took is not given back to this one");
     }
 }

@@ -68,14 +68,14 @@ impl RequestToken {
         if session.asked(note.send_attempt) == session::Asked::Same {
             return Ok(sid);
         }
-        let taken = self.allowance.take(config, &asked.threepid, now)?;
+        let taken = self.allowance.take(config, &asked.threepid, now).await?;
         let message = Message { config, asked, note, sid: &sid, expires };
         let sent = match asked.threepid.medium {
             Medium::Email => self.mail(&message).await,
             Medium::Msisdn => self.text(&message).await,
         };
         if let Err(refusal) = sent {
-            self.allowance.give_back(config, &taken, self.clock.now());
+            self.allowance.give_back(config, &taken, self.clock.now()).await;
             return Err(refusal);
         }
         let count = |session: &mut Session| session.mailed(note.send_attempt);

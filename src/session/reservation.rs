@@ -121,6 +121,18 @@ impl Session {
         }
     }
 
+    /// What [`Session::tell`] changes, as edits of the JSON that a session is kept as: which texts are there, and which is
+    /// replaced by which. The first that fits is made.
+    pub fn telling(client_secret: &ClientSecret) -> [([String; 2], &'static str, &'static str); 3] {
+        let secret = format!("\"client_secret\":\"{}\"", client_secret.digest().as_hex());
+        let when = |state: &str| [secret.clone(), format!("\"state\":{state}")];
+        [
+            (when("\"requested\""), r#""told":"nothing""#, r#""told":"not_yet""#),
+            (when("{"), r#""told":"nothing""#, r#""told":"validated""#),
+            (when("{"), r#""told":"not_yet""#, r#""told":"validated""#),
+        ]
+    }
+
     /// The same for a session that the homeserver began by itself: none of its requests comes by here, so that it is told
     /// without a reservation, and again for as long after the first time as an owner may repeat a request.
     pub fn tell_delegating(&mut self, client_secret: &ClientSecret, now: Timestamp) -> Option<Timestamp> {
@@ -164,7 +176,8 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{at, id, mailed, secret, validated};
+    use super::super::Lifetimes;
+    use super::super::tests::{at, id, mailed, secret, token, validated};
     use super::*;
 
     fn reserve(session: &mut Session, holder: u8, owner: &str, seconds: u64) -> Reserved {
@@ -195,6 +208,43 @@ mod tests {
         assert_eq!(session.tell(&secret("other"), at(20)), None);
         session.settle(&id(1), Settled::Released, at(21));
         assert_eq!(session.tell(&secret("s3cr3t"), at(21)), None);
+    }
+
+    #[test]
+    fn what_telling_edits_is_what_tell_changes() {
+        let edited = |session: &Session, client_secret: &str| {
+            let json = serde_json::to_string(session).unwrap();
+            let edits = Session::telling(&secret(client_secret));
+            let fits =
+                edits.iter().find(|(when, from, _)| when.iter().all(|when| json.contains(when)) && json.contains(from));
+            serde_json::from_str(&fits.map_or(json.clone(), |(_, from, to)| json.replacen(from, to, 1))).unwrap()
+        };
+        let (mut asked, mut refused) = (mailed(), validated());
+        assert_eq!(edited(&refused, "s3cr3t"), refused, "nothing is told without a reservation");
+        assert_eq!(reserve(&mut asked, 1, "u", 5), Reserved::Granted);
+        assert_eq!(reserve(&mut refused, 1, "u", 20), Reserved::Granted);
+        assert_eq!(edited(&refused, "other"), refused);
+        let mut rows = 0;
+        let click = |session: &mut Session| {
+            let lifetimes =
+                Lifetimes { unvalidated: Duration::from_secs(3600), validated: Duration::from_secs(86_400) };
+            session.submit(&secret("s3cr3t"), &token(1), at(10), lifetimes).unwrap();
+        };
+        for (clicks, seconds, told) in [
+            (false, 6, Told::NotYet),
+            (false, 7, Told::NotYet),
+            (true, 20, Told::Validated),
+            (true, 21, Told::Validated),
+        ] {
+            if clicks {
+                click(&mut asked);
+            }
+            let by_edit = edited(&asked, "s3cr3t");
+            asked.tell(&secret("s3cr3t"), at(seconds));
+            assert_eq!((by_edit, asked.told(&id(1))), (asked.clone(), told));
+            rows += 1;
+        }
+        assert_eq!(rows, 4);
     }
 
     #[test]

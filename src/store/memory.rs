@@ -7,7 +7,7 @@ use super::{Change, StoreError};
 use crate::matrix::Timestamp;
 
 #[derive(Default)]
-pub struct Memory {
+pub(super) struct Memory {
     records: DashMap<String, Kept>,
 }
 

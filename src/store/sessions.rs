@@ -101,6 +101,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::matrix::{Address, Medium};
+    use crate::telemetry::Metrics;
 
     /// With `hide_existence` two identical requests get their sids before either has its note: one of them would wait
     /// for a session that no mail ever validates.
@@ -108,7 +109,7 @@ mod tests {
     fn two_requests_of_one_client_at_once_get_one_session() {
         const AT_ONCE: u8 = 4;
         let now = Timestamp::from_millis(1_000_000);
-        let store = Store::open(&config::Store::Memory);
+        let store = Store::open(&config::Store::Memory, &Metrics::new()).unwrap();
         let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
         for round in 0..500 {
             let client_secret = ClientSecret::parse(&format!("secret{round}")).unwrap();

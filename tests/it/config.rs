@@ -48,7 +48,7 @@ fn every_fault_of_a_faulty_file_is_named_in_one_go() {
         assert_eq!(output.status.code(), Some(78), "{name}");
         assert!(output.stdout.is_empty(), "{name}");
     }
-    assert_eq!(files.len(), 35);
+    assert_eq!(files.len(), 37);
 }
 
 #[test]
@@ -160,6 +160,7 @@ fn no_fault_repeats_a_secret() {
         format!("{GOOD}sms.url = \"https://shim:hunter2@localhost\"\n"),
         format!("{GOOD}sms.base_url = \"ftp://localhost/?key=hunter2\"\n"),
         format!("{GOOD}store.url = \"redis//:hunter2@localhost\"\n"),
+        format!("{GOOD}store.url = \"redis://:hunter2@localhost\"\n"),
         GOOD.replace("https://", "https://shim:hunter2@"),
     ];
     for text in &rows {

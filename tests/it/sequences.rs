@@ -9,7 +9,7 @@ use threepid_shim::config;
 use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid, Timestamp, Token};
 use threepid_shim::session::{Asked, Lifetimes, Owner, Reserved, Settled, Submitted};
 use threepid_shim::store::{Client, Fresh, Key, Store};
-use threepid_shim::telemetry::RequestId;
+use threepid_shim::telemetry::{Metrics, RequestId};
 
 const SEQUENCES: u32 = 10_000;
 const LIFETIMES: Lifetimes =
@@ -113,7 +113,7 @@ fn threepid(address: usize) -> Threepid {
 impl World {
     fn new() -> Self {
         Self {
-            store: Store::open(&config::Store::Memory),
+            store: Store::open(&config::Store::Memory, &Metrics::new()).unwrap(),
             now: Timestamp::from_millis(1_000_000_000),
             drawn: 0,
             mails: Vec::new(),

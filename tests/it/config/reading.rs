@@ -295,7 +295,7 @@ shutdown.grace = \"10s\"\nidentity.allowed_peers = [\"0.0.0.0/0\"]\n";
         [
             "threepid-shim.toml:10: identity.allowed_peers: with 0.0.0.0/0 everybody may ask which addresses have been confirmed; write the networks that are meant",
             "threepid-shim.toml:4: email.host: is not used unless email.transport is \"smtp\"; remove it",
-            "threepid-shim.toml:5: store.url: is not used while store.kind is \"memory\"; remove it",
+            "threepid-shim.toml:5: store.url: is not used unless store.kind is \"redis\"; remove it",
             "threepid-shim.toml:6: sms.from: is not used unless sms.transport is \"twilio\" or \"http\"; remove it",
             "threepid-shim.toml:8: routes.trusted_id_servers: says nothing unless routes.named_id_server is \"forward\"; remove it",
             "threepid-shim.toml:9: shutdown.grace: a /sync waits 30 seconds and would be cut; write \"30s\" or more",

@@ -1,0 +1,273 @@
+//! What every store has to do, and the same for all: one contract, run on each.
+
+mod file;
+mod redis;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use threepid_shim::config;
+use threepid_shim::in_flight::{self, Note, Verdict};
+use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid, Timestamp, Token};
+use threepid_shim::session::{Asked, Lifetimes, Owner, Reserved, Session, Settled};
+use threepid_shim::store::{Change, Client, ForeignSid, Fresh, Key, Store};
+use threepid_shim::telemetry::{Metrics, RequestId};
+
+use crate::legacy::unique;
+use crate::redis::Redis;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
+const TASKS: usize = 8;
+const PURPOSES: [Purpose; 3] = [Purpose::Register, Purpose::Password, Purpose::Account3pid];
+
+/// A store, and what has to be there while it is.
+pub struct Kept {
+    pub kind: &'static str,
+    pub store: Arc<Store>,
+    _needs: Box<dyn std::any::Any + Send + Sync>,
+}
+
+/// One of each kind.
+async fn each() -> Vec<Kept> {
+    let kept = |kind, config, needs| Kept { kind, store: Arc::new(open(&config)), _needs: needs };
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("sessions");
+    let mut all = vec![
+        kept("memory", config::Store::Memory, Box::new(())),
+        kept("file", config::Store::File { directory }, Box::new(folder)),
+    ];
+    let servers =
+        [("redis", Redis::single().await), ("sentinel", Redis::sentinel().await), ("cluster", Redis::cluster().await)];
+    for (kind, redis) in servers {
+        all.push(kept(kind, config::Store::Redis(redis.config.clone()), Box::new(redis)));
+    }
+    all
+}
+
+pub fn open(config: &config::Store) -> Store {
+    Store::open(config, &Metrics::new()).unwrap()
+}
+
+/// One whose lifetime is `seconds` from `NOW`.
+pub fn put(name: &str, seconds: u64) -> Change<ForeignSid> {
+    let until = NOW.after(Duration::from_secs(seconds));
+    Change::Put { record: ForeignSid { id_server: name.to_owned() }, until }
+}
+
+pub fn at(seconds: u64) -> Timestamp {
+    NOW.after(Duration::from_secs(seconds))
+}
+
+pub async fn read(store: &Store, key: &Key<ForeignSid>, now: Timestamp) -> Option<String> {
+    store.get(key, now).await.unwrap().map(|record| record.id_server)
+}
+
+pub async fn write(store: &Store, key: &Key<ForeignSid>, change: Change<ForeignSid>) {
+    store.update(key, NOW, |_| (change.clone(), ())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_there_until_its_time_is_over_whichever_way_the_clock_goes() {
+    for Kept { kind, store, .. } in &each().await {
+        let key = Key::foreign_sid(&unique("17-"));
+        assert_eq!(read(store, &key, NOW).await, None, "{kind}");
+        write(store, &key, put("a", 100)).await;
+        assert_eq!(read(store, &key, at(99)).await.as_deref(), Some("a"), "{kind}");
+        assert_eq!(read(store, &key, at(100)).await, None, "{kind}");
+        assert_eq!(read(store, &key, Timestamp::from_millis(1)).await.as_deref(), Some("a"), "{kind}: set back");
+        write(store, &key, put("b", 200)).await;
+        store.expire(at(100));
+        assert_eq!(read(store, &key, at(100)).await.as_deref(), Some("b"), "{kind}: only what is over is forgotten");
+        write(store, &key, Change::Remove).await;
+        assert_eq!(read(store, &key, NOW).await, None, "{kind}");
+        write(store, &key, Change::Remove).await;
+        write(store, &key, Change::Keep).await;
+        assert_eq!(read(store, &key, NOW).await, None, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_sees_the_live_record_only() {
+    for Kept { kind, store, .. } in &each().await {
+        let key = Key::foreign_sid(&unique("17-"));
+        write(store, &key, put("a", 100)).await;
+        let seen = |now| store.update(&key, now, |current| (Change::Keep, current.map(|record| record.id_server)));
+        assert_eq!(seen(at(99)).await.unwrap().as_deref(), Some("a"), "{kind}");
+        assert_eq!(seen(at(100)).await.unwrap(), None, "{kind}");
+        let again = |current: Option<ForeignSid>| (put("again", 300), current.is_none());
+        assert!(store.update(&key, at(100), again).await.unwrap(), "{kind}: what is over counts as absent");
+        assert_eq!(read(store, &key, at(299)).await.as_deref(), Some("again"), "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_updates_at_once_none_is_lost() {
+    for Kept { kind, store, .. } in each().await {
+        let (key, calls) = (Arc::new(Key::foreign_sid(&unique("17-"))), Arc::new(AtomicUsize::new(0)));
+        let longer = |store: Arc<Store>, key: Arc<Key<ForeignSid>>, calls: Arc<AtomicUsize>| async move {
+            for _ in 0..50 {
+                let longer = |current: Option<ForeignSid>| {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    (put(&(current.map_or_else(String::new, |record| record.id_server) + "x"), 900), ())
+                };
+                store.update(&key, NOW, longer).await.unwrap();
+            }
+        };
+        let tasks = (0..TASKS).map(|_| tokio::spawn(longer(Arc::clone(&store), Arc::clone(&key), Arc::clone(&calls))));
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        let length = read(&store, &key, NOW).await.unwrap().len();
+        assert_eq!(length, TASKS * 50, "{kind}, decided {} times", calls.load(Ordering::Relaxed));
+    }
+}
+
+/// One person who asks for everything at once, again and again.
+#[derive(Clone)]
+struct Person {
+    store: Arc<Store>,
+    threepid: Threepid,
+    client_secret: ClientSecret,
+    /// What was mailed, by purpose.
+    mails: Arc<Mutex<Vec<(Purpose, Sid)>>>,
+    /// How many requests have a note of theirs there, and the most there were.
+    noted: Arc<(AtomicUsize, AtomicUsize)>,
+}
+
+impl Person {
+    fn new(store: &Arc<Store>) -> Self {
+        let address = Address::email(&format!("{}@example.org", unique("someone"))).unwrap();
+        Self {
+            store: Arc::clone(store),
+            threepid: Threepid { medium: Medium::Email, address },
+            client_secret: ClientSecret::parse("s3cr3t").unwrap(),
+            mails: Arc::default(),
+            noted: Arc::default(),
+        }
+    }
+
+    /// The store's part of a requestToken, at both doors, in their order.
+    async fn ask(self, purpose: Purpose, n: u8) -> Sid {
+        let store = &self.store;
+        let request_id = RequestId::from_random([n, purpose as u8, 0, 0, 0, 0, 0, 1]);
+        let key = in_flight::key(&self.threepid, &self.client_secret);
+        let note = Note::new(request_id.clone(), purpose, 1, None, None, NOW);
+        in_flight::announce(store, &key, &note, || NOW).await.unwrap();
+        let together = self.noted.0.fetch_add(1, Ordering::SeqCst) + 1;
+        self.noted.1.fetch_max(together, Ordering::SeqCst);
+        let claimed = in_flight::claim(store, &key, NOW).await.unwrap().expect("the note that was just put there");
+        assert_eq!((claimed.purpose, &claimed.request_id), (purpose, &request_id));
+        assert!(in_flight::claim(store, &key, NOW).await.unwrap().is_none(), "a note is taken up once");
+        let client =
+            Client { threepid: &self.threepid, purpose, client_secret: &self.client_secret, request_id: &request_id };
+        let (sid, session) = store.find_or_begin(&client, Fresh::draw(at(3600)).unwrap(), NOW).await.unwrap();
+        if session.asked(1) == Asked::Mail {
+            let token = Token::from_random([n; 32]);
+            let add = |session: &mut Session| {
+                session.add_token(&token, None, request_id.clone(), at(3600));
+            };
+            store.update_session(&sid, NOW, add).await.unwrap().expect("the session that was just begun");
+            self.mails.lock().unwrap().push((purpose, sid.clone()));
+            store.update_session(&sid, NOW, |session| session.mailed(1)).await.unwrap();
+        }
+        in_flight::decide(store, &key, &Verdict::Sent { sid: sid.clone() }, NOW).await.unwrap();
+        self.noted.0.fetch_sub(1, Ordering::SeqCst);
+        let verdict = in_flight::conclude(store, &key, &request_id, NOW).await.unwrap();
+        assert_eq!(verdict, Some(Verdict::Sent { sid: sid.clone() }));
+        sid
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_tasks_that_ask_for_three_purposes_at_once_get_one_session_and_one_mail_for_each() {
+    for Kept { kind, store, .. } in each().await {
+        let person = Person::new(&store);
+        let asked = PURPOSES.into_iter().flat_map(|purpose| (0..TASKS).map(move |n| (purpose, n)));
+        let tasks: Vec<_> = asked
+            .map(|(purpose, n)| (purpose, tokio::spawn(person.clone().ask(purpose, u8::try_from(n).unwrap()))))
+            .collect();
+        let mut sids: HashMap<Purpose, Vec<Sid>> = HashMap::new();
+        for (purpose, task) in tasks {
+            sids.entry(purpose).or_default().push(task.await.unwrap());
+        }
+        for (purpose, sids) in &sids {
+            assert_eq!(sids.len(), TASKS, "{kind}");
+            assert!(sids.iter().all(|sid| sid == &sids[0]), "{kind}: one session for {purpose:?}");
+        }
+        let mut mailed: Vec<_> = person.mails.lock().unwrap().iter().map(|(purpose, _)| purpose.as_str()).collect();
+        mailed.sort_unstable();
+        assert_eq!(mailed, ["account_3pid", "password", "register"], "{kind}");
+        assert_eq!(person.noted.1.load(Ordering::SeqCst), 1, "{kind}: one request of theirs is on its way at a time");
+    }
+}
+
+/// With `hide_existence` two identical requests get their sids before either has its note.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_a_note_that_begin_a_session_at_once_get_the_same_one() {
+    for Kept { kind, store, .. } in each().await {
+        for _ in 0..10 {
+            let person = Person::new(&store);
+            let begin = |person: Person, n: u8| async move {
+                let request_id = RequestId::from_random([n; 8]);
+                let client = Client {
+                    threepid: &person.threepid,
+                    purpose: Purpose::Register,
+                    client_secret: &person.client_secret,
+                    request_id: &request_id,
+                };
+                person.store.find_or_begin(&client, Fresh::draw(at(60)).unwrap(), NOW).await.unwrap().0
+            };
+            let tasks: Vec<_> = (0..8).map(|n| tokio::spawn(begin(person.clone(), n))).collect();
+            let mut sids = Vec::new();
+            for task in tasks {
+                sids.push(task.await.unwrap());
+            }
+            assert!(sids.iter().all(|sid| *sid == sids[0]), "{kind}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_eight_who_complete_with_one_session_at_once_one_becomes_its_owner() {
+    for Kept { kind, store, .. } in each().await {
+        for purpose in PURPOSES {
+            let person = Person::new(&store);
+            let sid = person.clone().ask(purpose, 1).await;
+            let (secret, token) = (person.client_secret.clone(), Token::from_random([1; 32]));
+            let lifetimes =
+                Lifetimes { unvalidated: Duration::from_secs(3600), validated: Duration::from_secs(86_400) };
+            let submit = |session: &mut Session| session.submit(&secret, &token, NOW, lifetimes).map(|_| ());
+            assert_eq!(store.update_session(&sid, NOW, submit).await.unwrap(), Some(Ok(())), "{kind}");
+            let tasks: Vec<_> = (0..u8::try_from(TASKS).unwrap())
+                .map(|n| tokio::spawn(complete(Arc::clone(&store), sid.clone(), secret.clone(), purpose, n)))
+                .collect();
+            let mut owners = 0;
+            for task in tasks {
+                owners += usize::from(task.await.unwrap());
+            }
+            assert_eq!(owners, 1, "{kind}: {purpose:?}");
+        }
+    }
+}
+
+/// As `threepid_creds` does it, with the homeserver's question in between: whether this one had it.
+async fn complete(store: Arc<Store>, sid: Sid, secret: ClientSecret, purpose: Purpose, n: u8) -> bool {
+    let (holder, owner) = (RequestId::from_random([n; 8]), Owner::uia_session(&n.to_string()));
+    loop {
+        let reserve = |session: &mut Session| session.reserve(&holder, purpose, Some(&secret), &owner, NOW);
+        match store.update_session(&sid, NOW, reserve).await.unwrap().unwrap() {
+            Reserved::Granted => break,
+            Reserved::Wait => tokio::task::yield_now().await,
+            Reserved::Refused => return false,
+        }
+    }
+    let told = store.update_session(&sid, NOW, |session| session.tell(&secret, NOW)).await.unwrap().unwrap();
+    assert!(told.is_some());
+    let settle = |session: &mut Session| {
+        session.settle(&holder, Settled::Consumed(owner.clone()), NOW);
+    };
+    store.update_session(&sid, NOW, settle).await.unwrap();
+    true
+}

@@ -1,0 +1,214 @@
+//! `store.kind = "file"`: what is answered is on the disk, the file is ours alone, and it is never silently replaced.
+
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use redb::{Database, ReadableDatabase, TableDefinition};
+use threepid_shim::config;
+use threepid_shim::store::{Key, Store};
+use threepid_shim::telemetry::Metrics;
+
+use super::{NOW, at, put, read, write};
+use crate::homeserver::soon;
+
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+const ENDS: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("ends");
+
+fn try_open(directory: &Path) -> Result<Store, String> {
+    let config = config::Store::File { directory: directory.to_owned() };
+    Store::open(&config, &Metrics::new()).map_err(|error| error.to_string())
+}
+
+fn open(directory: &Path) -> Store {
+    try_open(directory).unwrap()
+}
+
+fn file(directory: &Path) -> PathBuf {
+    directory.join("sessions.redb")
+}
+
+/// With so many records, named by their numbers.
+async fn filled(directory: &Path, count: usize) -> Vec<Key<threepid_shim::store::ForeignSid>> {
+    let store = open(directory);
+    let keys: Vec<_> = (0..count).map(|n| Key::foreign_sid(&n.to_string())).collect();
+    for (n, key) in keys.iter().enumerate() {
+        write(&store, key, put(&n.to_string(), 900)).await;
+    }
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_in_the_file_at_that_moment_and_nobody_else_can_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("state/sessions");
+    let store = open(&directory);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&directory), mode(&file(&directory))), (0o700, 0o600));
+    for n in 0..5 {
+        let key = Key::foreign_sid(&n.to_string());
+        write(&store, &key, put(&n.to_string(), 900)).await;
+        // As a process that is killed here leaves it.
+        let left = tempfile::tempdir().unwrap();
+        fs::copy(file(&directory), file(left.path())).unwrap();
+        let after = open(left.path());
+        assert_eq!(read(&after, &key, NOW).await, Some(n.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_told_that_the_file_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path());
+    let refused = try_open(folder.path()).unwrap_err();
+    assert!(refused.contains("sessions.redb is in use by another process"), "{refused}");
+    drop(first);
+    open(folder.path());
+}
+
+/// `sessions-layout-1.redb` has two records, of 50 and 5,000 seconds, and was written when there was no index by time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_first_layout_is_moved_forward_and_one_of_a_later_shim_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/store/sessions-layout-1.redb");
+    fs::copy(old, file(folder.path())).unwrap();
+    let store = open(folder.path());
+    let (short, long) = (Key::foreign_sid("short"), Key::foreign_sid("long"));
+    assert_eq!(read(&store, &short, NOW).await.as_deref(), Some("one.example"));
+    assert_eq!(read(&store, &long, NOW).await.as_deref(), Some("two.example"));
+    store.expire(at(100));
+    write(&store, &Key::foreign_sid("after"), put("third", 900)).await;
+    drop(store);
+    let database = Database::open(file(folder.path())).unwrap();
+    let reading = database.begin_read().unwrap();
+    assert_eq!(reading.open_table(ABOUT).unwrap().get("version").unwrap().unwrap().value(), 2);
+    let (records, ends) = (reading.open_table(RECORDS).unwrap(), reading.open_table(ENDS).unwrap());
+    let counts = [redb::ReadableTableMetadata::len(&records), redb::ReadableTableMetadata::len(&ends)];
+    assert_eq!(counts.map(Result::unwrap), [2, 2], "what is over is found by the index that the old file had not");
+    drop((records, ends, reading));
+
+    let writing = database.begin_write().unwrap();
+    writing.open_table(ABOUT).unwrap().insert("version", 3).unwrap();
+    writing.commit().unwrap();
+    drop(database);
+    let refused = try_open(folder.path()).unwrap_err();
+    assert!(refused.contains("has layout 3, and this version of the shim knows 2 at most"), "{refused}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let database = Database::open(file(folder.path())).unwrap();
+    let records = database.begin_read().unwrap().open_table(RECORDS).unwrap();
+    assert_eq!(redb::ReadableTableMetadata::len(&records).unwrap(), 2, "it is left to the shim that wrote it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_set_aside_and_never_replaced() {
+    let page = 4096;
+    let damages: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 7] = [
+        ("no database at all", Box::new(|bytes| *bytes = b"some other program's file".repeat(500))),
+        ("cut to half", Box::new(|bytes| bytes.truncate(bytes.len() / 2))),
+        ("cut to its head", Box::new(|bytes| bytes.truncate(100))),
+        ("its head is zeroed", Box::new(|bytes| bytes[..512].fill(0))),
+        ("all but its head is zeroed", Box::new(move |bytes| bytes[page..].fill(0))),
+        (
+            "every page is scratched",
+            Box::new(move |bytes| bytes.iter_mut().skip(page + 64).step_by(page).for_each(|byte| *byte ^= 0x55)),
+        ),
+        (
+            "every byte behind the head is inverted",
+            Box::new(move |bytes| bytes[page..].iter_mut().for_each(|byte| *byte = !*byte)),
+        ),
+    ];
+    for (what, damage) in damages {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 300).await;
+        let mut bytes = fs::read(file(folder.path())).unwrap();
+        damage(&mut bytes);
+        fs::write(file(folder.path()), &bytes).unwrap();
+        let store = try_open(folder.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let key = Key::foreign_sid("after");
+        write(&store, &key, put("new", 900)).await;
+        assert_eq!(read(&store, &key, NOW).await.as_deref(), Some("new"), "{what}");
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let aside: Vec<_> = names.filter(|name| name.starts_with("sessions.redb.damaged-")).collect();
+        assert_eq!(aside.len(), 1, "{what}: {aside:?}");
+        assert_eq!(fs::read(folder.path().join(&aside[0])).unwrap().len(), bytes.len(), "{what}");
+    }
+}
+
+/// A disk of 512 KiB. It needs root, as these tests do.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(folder.path()).output().unwrap();
+        assert!(mounted.status.success(), "a tmpfs is needed: {}", String::from_utf8_lossy(&mounted.stderr));
+        Self(folder)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        Command::new("umount").args(["-l".as_ref(), self.0.path().as_os_str()]).status().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_an_update_fails_nothing_stored_is_lost_and_it_heals_by_itself() {
+    let disk = Disk::new();
+    let directory = disk.0.path().join("sessions");
+    let keys = filled(&directory, 20).await;
+    let store = open(&directory);
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![7; 1 << 20]).unwrap_err();
+    let mut kept = keys.len();
+    let big = "x".repeat(20_000);
+    let mut failed = None;
+    for n in 0..50 {
+        let key = Key::foreign_sid(&format!("big {n}"));
+        match store.update(&key, NOW, |_| (put(&big, 900), ())).await {
+            Ok(()) => kept += 1,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    let failed = failed.expect("the disk is full");
+    let cause = std::iter::successors(failed.source(), |error: &&(dyn Error + 'static)| (*error).source())
+        .last()
+        .unwrap()
+        .to_string();
+    assert!(cause.contains("No space left"), "{failed}: {cause}");
+    assert!(store.look().await.is_err());
+    for (n, key) in keys.iter().enumerate() {
+        let found = soon("the file is read again", async {
+            loop {
+                if let Ok(found) = store.get(key, NOW).await {
+                    return found;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        });
+        assert_eq!(found.await.unwrap().id_server, n.to_string());
+    }
+    fs::remove_file(&ballast).unwrap();
+    let after = Key::foreign_sid("after");
+    soon("the file is written again", async {
+        while store.update(&after, NOW, |_| (put("after", 900), ())).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    store.look().await.unwrap();
+    drop(store);
+    let store = open(&directory);
+    let mut there = usize::from(read(&store, &after, NOW).await.is_some()) - 1;
+    for key in keys.into_iter().chain((0..50).map(|n| Key::foreign_sid(&format!("big {n}")))) {
+        there += usize::from(read(&store, &key, NOW).await.is_some());
+    }
+    assert_eq!(there, kept, "everything that was answered, and nothing else");
+}
