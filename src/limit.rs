@@ -59,7 +59,7 @@ impl Limit {
 
     /// Takes one, or says after how long there will be one.
     pub async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Limited> {
-        if self.store.shares_limits() {
+        if self.store.is_shared() {
             let over = self.store.take(self.name, key, rate, now).await?;
             return over.map_or(Ok(()), |over| Err(Limited::For(over)));
         }
@@ -68,7 +68,7 @@ impl Limit {
 
     /// Gives one back that came to nothing.
     pub async fn give_back(&self, key: &str, rate: Rate, now: Timestamp) {
-        if self.store.shares_limits() {
+        if self.store.is_shared() {
             // What is not given back is given back by time.
             if let Err(error) = self.store.give_back(self.name, key, rate, now).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a limit could not be given back");

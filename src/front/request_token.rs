@@ -26,6 +26,9 @@ use asked::Asked;
 const ANSWER_LIMIT: usize = 64 * 1024;
 /// How long it is remembered which identity server a relayed sid came from; a UIA session lives as long (P§2.4).
 const FOREIGN_SID_LIFETIME: Duration = Duration::from_secs(48 * 3600);
+/// Between two tries to take a note away, while the store cannot be told; and how many, until it has lapsed by itself.
+const CONCLUDE_AGAIN: Duration = Duration::from_millis(500);
+const CONCLUDE_TRIES: u32 = 240;
 /// With `hide_existence` every answer leaves this long after its request.
 const HIDDEN_ANSWER_AFTER: Duration = Duration::from_secs(1);
 
@@ -206,7 +209,11 @@ impl Exchange {
         let note = self.note()?;
         in_flight::announce(&parts.store, &key, &note, || parts.clock.now()).await?;
         let answer = parts.forward.ask(head, self.asked.to_body(&self.config.identity.name), ANSWER_LIMIT).await;
-        let verdict = in_flight::conclude(&parts.store, &key, &note.request_id, parts.clock.now()).await?;
+        let concluded = in_flight::conclude(&parts.store, &key, &note.request_id, parts.clock.now()).await;
+        if concluded.is_err() {
+            conclude_later(parts.clone(), key, note.request_id.clone());
+        }
+        let verdict = concluded?;
         Ok(match verdict {
             Some(verdict) => Came::Decided(verdict.into_result(), answer.ok()),
             None => Came::Homeserver(answer),
@@ -244,6 +251,18 @@ impl Exchange {
             self.parts.clock.now(),
         ))
     }
+}
+
+/// A note that is left behind has the client's next request wait for it.
+fn conclude_later(parts: RequestToken, key: Key<Note>, request_id: RequestId) {
+    tokio::spawn(async move {
+        for _ in 0..CONCLUDE_TRIES {
+            tokio::time::sleep(CONCLUDE_AGAIN).await;
+            if in_flight::conclude(&parts.store, &key, &request_id, parts.clock.now()).await.is_ok() {
+                return;
+            }
+        }
+    });
 }
 
 fn request_id(head: &Parts) -> Result<RequestId, Refusal> {

@@ -73,7 +73,8 @@ struct Carried {
 
 impl ThreepidCreds {
     pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock) -> Self {
-        Self { config, store, forward, clock, under_way: UnderWay::default() }
+        let under_way = UnderWay::new(&store, &clock);
+        Self { config, store, forward, clock, under_way }
     }
 
     pub async fn handle(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
@@ -97,10 +98,13 @@ impl ThreepidCreds {
         let all = creds::read(&object)?;
         let uia_session = creds::uia_session(&object);
         // Before the look-up: whoever marks the UIA session later waits until this request is answered.
-        let under_way = uia_session.as_deref().map(|id| self.under_way.enter(id, completion.purpose()));
-        let stage = match &uia_session {
-            Some(id) => self.store.get(&Key::uia_session(id), self.clock.now()).await?,
-            None => None,
+        let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
+        let (under_way, stage) = match &uia_session {
+            Some(id) => {
+                let under_way = self.under_way.enter(id, completion.purpose(), &holder).await?;
+                (Some(under_way), self.store.get(&Key::uia_session(id), self.clock.now()).await?)
+            }
+            None => (None, None),
         };
         // A stage completed for one purpose completes any endpoint of an old homeserver.
         if stage.as_ref().is_some_and(|stage| Some(stage.purpose) != completion.purpose()) {
@@ -118,7 +122,6 @@ impl ThreepidCreds {
         };
         Subject::of(&head.extensions).note_sid(&carried.sid);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
-        let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
         let handed_over = false;

@@ -1,7 +1,7 @@
 //! Records in one file on this process's disk: whoever is answered is in it, whatever happens next.
 //!
-//! One thread writes. While it waits for the disk, further changes gather, and all of them are one commit: with 64 at once
-//! a change takes a third of the time that commits of its own take, and one alone waits for nobody.
+//! One thread writes. While it waits for the disk, further changes gather, and all of them are one commit; one alone waits
+//! for nobody.
 
 mod opened;
 
@@ -196,9 +196,9 @@ fn commit(database: &Database, swaps: &[Swap]) -> Result<Vec<Swapped>, redb::Err
         }
     }
     if changed {
-        transaction.commit()?
+        transaction.commit()?;
     } else {
-        transaction.abort()?
+        transaction.abort()?;
     }
     Ok(done)
 }

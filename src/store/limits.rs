@@ -7,8 +7,8 @@ use crate::config::Rate;
 use crate::matrix::{Digest, Timestamp};
 
 impl Store {
-    /// Whether limits are counted here; else each process counts its own.
-    pub fn shares_limits(&self) -> bool {
+    /// Whether other processes have it, too: then limits are counted here, else each process counts its own.
+    pub fn is_shared(&self) -> bool {
         matches!(self.records, Records::Redis(_))
     }
 

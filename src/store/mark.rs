@@ -30,12 +30,15 @@ impl Store {
     ) -> Result<Option<(R, bool)>, StoreError> {
         let edit = |current: Option<&[u8]>| {
             let Some(current) = current else { return Ok((Change::Keep, None)) };
-            Ok(match edited(current, edits) {
+            let text = std::str::from_utf8(current).unwrap_or_default();
+            let fits = |edit: &&Edit| text.contains(&edit.from) && edit.when.iter().all(|when| text.contains(when));
+            Ok(match edits.iter().find(fits).map(|edit| (&edit.from, &edit.effect)) {
                 None => (Change::Keep, Some((read(current)?, false))),
-                Some(None) => (Change::Remove, Some((read(current)?, true))),
-                Some(Some(new)) => {
-                    let record = read(&new)?;
-                    (Change::Put { record: new, until: until(&record) }, Some((record, true)))
+                Some((_, Effect::Remove)) => (Change::Remove, Some((read(current)?, true))),
+                Some((from, Effect::Replace(to))) => {
+                    let edited = text.replacen(from, to, 1).into_bytes();
+                    let record = read(&edited)?;
+                    (Change::Put { record: edited, until: until(&record) }, Some((record, true)))
                 }
             })
         };
@@ -52,15 +55,4 @@ impl Store {
         };
         self.counted("update", marked).await
     }
-}
-
-/// What an edit makes of a record: `None` when none fits, an inner `None` when it is removed.
-fn edited(current: &[u8], edits: &[Edit]) -> Option<Option<Vec<u8>>> {
-    let text = std::str::from_utf8(current).ok()?;
-    let fits = |edit: &&Edit| text.contains(&edit.from) && edit.when.iter().all(|when| text.contains(when));
-    let edit = edits.iter().find(fits)?;
-    Some(match &edit.effect {
-        Effect::Replace(to) => Some(text.replacen(&edit.from, to, 1).into_bytes()),
-        Effect::Remove => None,
-    })
 }

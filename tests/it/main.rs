@@ -54,6 +54,7 @@ mod process;
 mod proxy_protocol;
 mod redis;
 mod reload;
+mod replicas;
 mod request_token;
 mod secure;
 mod separate_add;

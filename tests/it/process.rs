@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -60,25 +60,17 @@ impl Process {
         std::fs::write(&file, text).unwrap();
         // The homeserver was told this port long ago; it is free from here on until the binary binds it.
         drop(identity);
-        let command = [wrapper, &[env!("CARGO_BIN_EXE_threepid-shim"), "serve", "--config"]].concat();
-        let mut child = Command::new(command[0])
-            .args(&command[1..])
-            .arg(&file)
-            .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::<Log>::default();
-        let keep = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                keep.lines.lock().unwrap().push(line);
-                keep.more.notify_waiters();
-            }
-        });
-        Self { clients, admin, child, log, folder }
+        Self { clients, admin, child: spawn(wrapper, &file, &log), log, folder }
+    }
+
+    /// SIGKILL, and once more from the start, with what is on the disk.
+    pub async fn killed_and_started_again(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.log.lines.lock().unwrap().clear();
+        self.child = spawn(&[], &self.config_file(), &self.log);
+        self.serving().await
     }
 
     /// Waits until all doors are open.
@@ -173,6 +165,27 @@ impl Process {
         let said = log.lines.lock().unwrap().join("\n");
         (code, said)
     }
+}
+
+fn spawn(wrapper: &[&str], file: &Path, log: &Arc<Log>) -> Child {
+    let command = [wrapper, &[env!("CARGO_BIN_EXE_threepid-shim"), "serve", "--config"]].concat();
+    let mut child = Command::new(command[0])
+        .args(&command[1..])
+        .arg(file)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let keep = Arc::clone(log);
+    std::thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            keep.lines.lock().unwrap().push(line);
+            keep.more.notify_waiters();
+        }
+    });
+    child
 }
 
 impl Drop for Process {

@@ -37,6 +37,8 @@ pub struct Wanted {
     pub homeserver: String,
     /// More of the `[identity]` table.
     pub identity: String,
+    /// Another shim's name for the identity door, whom the homeserver then asks.
+    pub identity_name: Option<String>,
     /// Between two looks whether the configuration has changed, when a test waits for them.
     pub look_every: Option<Duration>,
 }
@@ -72,10 +74,11 @@ impl Shim {
         let email =
             wanted.email.unwrap_or_else(|| "transport = \"file\"\nfrom = \"Example <noreply@example.org>\"".into());
         let ca = authority();
+        let identity_name = wanted.identity_name.unwrap_or_else(|| format!("localhost:{port}"));
         let text = format!(
             "server_name = \"example.org\"\npublic_base_url = \"http://{address}\"\nstate_dir = \"{state}\"\n\
              [homeserver]\nurl = \"http://{homeserver}\"\n{more_homeserver}\n\
-             [identity]\nname = \"localhost:{port}\"\ntls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
+             [identity]\nname = \"{identity_name}\"\ntls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
              {more_identity}\n\
              [email]\n{email}\n{config}",
             state = folder.path().display(),

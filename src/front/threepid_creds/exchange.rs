@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{Carried, ThreepidCreds};
 use crate::body::{self, Object};
 use crate::front::forward::Body;
-use crate::matrix::{Purpose, Refusal};
+use crate::matrix::{Purpose, Refusal, Timestamp};
 use crate::session::{Owner, Reserved, Session, Settled, Told};
 use crate::store::{Change, Key, UiaStage};
 use crate::telemetry::{RequestId, Subject};
@@ -19,6 +19,10 @@ use crate::telemetry::{RequestId, Subject};
 const ANSWER_LIMIT: usize = 1024 * 1024;
 /// Between two looks whether another request's reservation has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// Between two tries to tell the store what became of a session, while it cannot be told; and how many, which together
+/// take about as long as the session is reserved.
+const SETTLE_AGAIN: Duration = Duration::from_secs(1);
+const SETTLE_TRIES: u32 = 290;
 /// How long it is remembered what a completed stage was for. An old homeserver forgets it 48 h after its last use, and
 /// some uses do not come by here (P§2.4; the fallback pages of other stages).
 const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
@@ -44,12 +48,19 @@ impl Exchange {
     pub(super) async fn run(self) -> Result<Response<Body>, Refusal> {
         self.reserve().await?;
         if !self.mark_uia_session().await? {
-            self.settle(&Shown::default()).await?;
+            self.settle(&Shown::default(), &mut None).await?;
             return Err(Refusal::creds());
         }
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
-        let told = self.settle(&shown).await?;
+        let mut told = None;
+        let told = match self.settle(&shown, &mut told).await {
+            Ok(told) => told,
+            Err(refusal) => {
+                self.settle_later(shown, told);
+                return Err(refusal);
+            }
+        };
         if self.handed_over && told == Told::Nothing && shown.waits {
             return Err(Refusal::creds());
         }
@@ -69,7 +80,7 @@ impl Exchange {
             (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
         };
         let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
-        while fits && self.parts.under_way.elsewhere(id, self.purpose) {
+        while fits && self.parts.under_way.elsewhere(id, self.purpose).await? {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(fits)
@@ -96,8 +107,38 @@ impl Exchange {
         }
     }
 
-    async fn settle(&self, shown: &Shown) -> Result<Told, Refusal> {
+    /// What the homeserver did with the session is done, whether the store can be told at the moment or not: while it cannot,
+    /// the session stays reserved.
+    fn settle_later(self, shown: Shown, mut told: Option<Told>) {
+        tokio::spawn(async move {
+            for _ in 0..SETTLE_TRIES {
+                tokio::time::sleep(SETTLE_AGAIN).await;
+                if self.settle(&shown, &mut told).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::error!(request_id = %self.holder, "what became of a session could not be kept");
+        });
+    }
+
+    /// `done`: what the homeserver had been told, once the session itself is settled.
+    async fn settle(&self, shown: &Shown, done: &mut Option<Told>) -> Result<Told, Refusal> {
         let now = self.parts.clock.now();
+        let told = match *done {
+            Some(told) => told,
+            None => *done.insert(self.settle_session(shown, now).await?),
+        };
+        let uia_sessions = [&self.uia_session, &shown.uia_session];
+        for id in uia_sessions.into_iter().flatten().filter(|_| told == Told::Validated) {
+            let stage = UiaStage { purpose: self.purpose, sid: Some(self.carried.sid.clone()) };
+            let until = now.after(UIA_STAGE_LIFETIME);
+            let put = |_| (Change::Put { record: stage.clone(), until }, ());
+            self.parts.store.update(&Key::uia_session(id), now, put).await?;
+        }
+        Ok(told)
+    }
+
+    async fn settle_session(&self, shown: &Shown, now: Timestamp) -> Result<Told, Refusal> {
         let by_uia_session_alone = self.carried.client_secret.is_none();
         // The homeserver's word for the UIA session: it begins another when it does not know the client's.
         let owner = shown.uia_session.as_deref().map_or_else(|| self.owner.clone(), Owner::uia_session);
@@ -112,15 +153,7 @@ impl Exchange {
             session.settle(&self.holder, settled, now);
             told
         };
-        let told = self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(Told::Nothing);
-        let uia_sessions = [&self.uia_session, &shown.uia_session];
-        for id in uia_sessions.into_iter().flatten().filter(|_| told == Told::Validated) {
-            let stage = UiaStage { purpose: self.purpose, sid: Some(self.carried.sid.clone()) };
-            let until = now.after(UIA_STAGE_LIFETIME);
-            let put = |_| (Change::Put { record: stage.clone(), until }, ());
-            self.parts.store.update(&Key::uia_session(id), now, put).await?;
-        }
-        Ok(told)
+        Ok(self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(Told::Nothing))
     }
 }
 

@@ -17,11 +17,11 @@ use crate::config::{self, RedisServers, RedisUrl};
 
 /// For the answer to one thing asked, with making the connection if there is none: of a request that is to be refused
 /// within two seconds.
-const DEADLINE: Duration = Duration::from_millis(1000);
+const DEADLINE: Duration = Duration::from_secs(1);
 /// For one answer of one server.
 const ANSWER: Duration = Duration::from_millis(900);
 /// For making a connection, behind the back of those who wait for it: several sentinels or nodes may be dead.
-const CONNECT: Duration = Duration::from_millis(5000);
+const CONNECT: Duration = Duration::from_secs(5);
 const CONNECT_ONE: Duration = Duration::from_millis(700);
 /// After something was waited for in vain, nothing is asked for so long: whoever asks twice must not wait twice.
 const REST: Duration = Duration::from_millis(400);
@@ -58,9 +58,9 @@ struct State {
 }
 
 enum Servers {
-    Single(Client),
+    Single(Box<Client>),
     Sentinel(Box<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 #[derive(Clone)]
@@ -167,10 +167,10 @@ impl Servers {
         Ok(match &config.servers {
             RedisServers::Single(url) => {
                 let about = about(url, 6379, login)?;
-                Self::Single(match certificates.filter(|_| url.tls) {
+                Self::Single(Box::new(match certificates.filter(|_| url.tls) {
                     Some(certificates) => Client::build_with_tls(about, certificates)?,
                     None => Client::open(about)?,
-                })
+                }))
             }
             RedisServers::Sentinel { sentinels, master } => {
                 let addresses = sentinels.iter().map(|url| address(url, 26379));
@@ -209,7 +209,7 @@ impl Servers {
                         client = client.certs(certificates);
                     }
                 }
-                Self::Cluster(client.build()?)
+                Self::Cluster(Box::new(client.build()?))
             }
         })
     }
