@@ -87,7 +87,9 @@ impl Limit {
         if bucket.rate != rate {
             *bucket = Bucket { empty_at: now, rate };
         }
-        let filled = bucket.empty_at.max(now).after(rate.interval());
+        // Fuller than full it was filled by a clock that ran ahead and was set right.
+        bucket.empty_at = bucket.empty_at.max(now).min(now.after(rate.per));
+        let filled = bucket.empty_at.after(rate.interval());
         let over = now.after(rate.per).until(filled);
         if !over.is_zero() {
             return Err(over);
@@ -166,6 +168,14 @@ mod tests {
         limit.give_back("a", RATE, at(0)).await;
         limit.take("a", RATE, at(0)).await.unwrap();
         assert!(limit.take("a", RATE, at(0)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_right_locks_nobody_out_for_longer_than_a_full_bucket() {
+        let limit = new();
+        limit.take("a", RATE, at(86_400)).await.unwrap();
+        assert_eq!(limited(limit.take("a", RATE, at(0)).await), Some(Duration::from_secs(10)));
+        limit.take("a", RATE, at(10)).await.unwrap();
     }
 
     #[tokio::test]

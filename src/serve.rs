@@ -161,8 +161,8 @@ pub enum Peer {
     Local,
 }
 
-/// The time of day that never runs backwards: the wall clock, but at least as far on as the monotonic clock says
-/// since the start, so that a clock set back revives no expired link.
+/// The time of day: the wall clock, but at least as far on as the monotonic clock says since the start, so that a clock
+/// set back revives no expired link. One that ran ahead may be set right.
 #[derive(Debug, Clone)]
 pub struct Clock(Kind);
 
