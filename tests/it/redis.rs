@@ -176,17 +176,34 @@ impl Redis {
 
     /// Three masters that share the slots.
     pub async fn cluster() -> Self {
-        let mut servers = Vec::new();
+        let (mut servers, mut buses) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            servers.push(Server::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]).await);
+            // By default 10,000 above the other port, where the system gives ports to whoever asks.
+            let bus = port().to_string();
+            let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+            servers.push(Server::start(&arguments).await);
+            buses.push(bus);
         }
-        let nodes: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
-        let mut create = Command::new("redis-cli");
-        let made = create.args(["--cluster", "create"]).args(nodes).arg("--cluster-yes").output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        let first = &servers[0];
+        for ((server, epoch), slots) in
+            servers.iter().zip(["1", "2", "3"]).zip([(0, 5460), (5461, 10922), (10923, 16383)])
+        {
+            let (from, to) = (slots.0.to_string(), slots.1.to_string());
+            for words in [
+                &["CLUSTER", "SET-CONFIG-EPOCH", epoch][..],
+                &["CLUSTER", "ADDSLOTSRANGE", &from, &to],
+                &["CLUSTER", "MEET", "127.0.0.1", &first.port.to_string(), &buses[0]],
+            ] {
+                assert_eq!(server.say(words), "+OK\r\n");
+            }
+        }
         for server in &servers {
             soon("the cluster is whole", async {
-                while !server.say(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+                loop {
+                    let about = server.say(&["CLUSTER", "INFO"]);
+                    if about.contains("cluster_state:ok") && about.contains("cluster_known_nodes:3") {
+                        break;
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             })
