@@ -62,11 +62,16 @@ end
 return {0, current}";
 
 /// KEYS: the bucket, which is the time it will be empty. ARGV: now, the interval, and the whole span, in milliseconds.
-/// Returns for how long there is none, or 0.
+/// Returns for how long there is none, or 0. Fuller than full it was filled by a clock ahead of this one.
 const TAKE: &str = "
-local now = tonumber(ARGV[1])
-local filled = math.max(tonumber(redis.call('GET', KEYS[1])) or 0, now) + tonumber(ARGV[2])
-local over = filled - now - tonumber(ARGV[3])
+local now, per = tonumber(ARGV[1]), tonumber(ARGV[3])
+local empty_at = math.max(tonumber(redis.call('GET', KEYS[1])) or 0, now)
+if empty_at > now + per then
+  empty_at = now + per
+  redis.call('SET', KEYS[1], string.format('%.0f', empty_at), 'PX', ARGV[3])
+end
+local filled = empty_at + tonumber(ARGV[2])
+local over = filled - now - per
 if over > 0 then return over end
 if filled > now then redis.call('SET', KEYS[1], string.format('%.0f', filled), 'PX', string.format('%.0f', filled - now)) end
 return 0";

@@ -81,6 +81,13 @@ async fn limits_are_taken_together_and_given_back() {
         here.give_back("a", rate, NOW).await;
         assert_eq!(span(there.take("a", rate, NOW).await), None);
         assert_eq!(span(here.take("a", rate, NOW).await), Some(10));
+        assert_eq!(span(here.take("clock", rate, at(86_400)).await), None);
+        assert_eq!(
+            span(there.take("clock", rate, NOW).await),
+            Some(10),
+            "one whose clock is a day ahead locks nobody out"
+        );
+        assert_eq!(span(there.take("clock", rate, at(10)).await), None);
         let other = Rate { count: 1, per: Duration::from_secs(9) };
         assert_eq!(span(here.take("a", other, NOW).await), None, "under another rate it is another bucket");
         here.give_back("b", rate, NOW).await;
