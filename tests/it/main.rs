@@ -38,6 +38,7 @@ mod held;
 mod homeserver;
 mod http2;
 mod identity;
+mod ingress;
 mod layers;
 mod legacy;
 mod limits;
