@@ -105,7 +105,7 @@ async fn the_example_for_nginx_serves() {
         ("127.0.0.1:8080", &*shim.clients),
     ];
     let around = [
-        "daemon off; error_log stderr; pid FOLDER/pid; events {} http { access_log off; client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy;\n",
+        "daemon off; master_process off; error_log stderr; pid FOLDER/pid; events {} http { access_log off; client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy;\n",
         "}\n",
     ];
     let command = ["sh", "-c", "exec nginx -p . -c \"$PWD/nginx.conf\""];
