@@ -20,6 +20,7 @@ use crate::shim::{ROOMY, Reserved, Shim, Wanted, link_of};
 const FILE: &str = "[store]\nkind = \"file\"\n";
 
 /// S§5: `kill -9` between mail and click.
+/// S§5.12, S§5.13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_works_after_the_shim_was_killed_at_any_step_of_its_way() {
     let homeserver = legacy("1.3.1");
@@ -48,6 +49,7 @@ async fn crossed(homeserver: &Legacy, table: &str) -> [Shim; 2] {
     [homeserver.shim(wanted).await, there]
 }
 
+/// S§5.14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verification_succeeds_with_each_of_its_steps_at_another_shim() {
     let (homeserver, redis) = (legacy("1.3.1"), Redis::single().await);
@@ -83,6 +85,7 @@ async fn a_verification_succeeds_with_each_of_its_steps_at_another_shim() {
     assert_eq!(ask(&other).await.verdict(), (429, "M_LIMIT_EXCEEDED".into()));
 }
 
+/// S§5.14.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_shims_that_complete_with_one_session_at_once_make_one_account() {
     let (homeserver, redis) = (legacy("1.3.1"), Redis::single().await);
@@ -122,6 +125,7 @@ async fn refused(what: &str, client: &Client) {
     }
 }
 
+/// S§5.10.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_redis_is_gone_ordinary_traffic_goes_on_and_nothing_is_verified_and_it_heals_by_itself() {
     let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
@@ -171,6 +175,7 @@ async fn while_redis_is_gone_ordinary_traffic_goes_on_and_nothing_is_verified_an
     assert!(!metrics.contains("store_errors_total{operation=\"limit\"} 0"), "{metrics}");
 }
 
+/// S§5.10.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shim_starts_without_redis_and_finds_it_later() {
     let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
@@ -186,6 +191,7 @@ async fn a_shim_starts_without_redis_and_finds_it_later() {
 
 /// An old homeserver completes any endpoint within a UIA session once a stage of it is completed: a password reset on its
 /// way at one shim keeps the other from having that stage completed for a registration.
+/// S§5.14.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited_for() {
     let redis = Redis::single().await;

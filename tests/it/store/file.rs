@@ -41,6 +41,7 @@ async fn filled(directory: &Path, count: usize) -> Vec<Key<threepid_shim::store:
     keys
 }
 
+/// S§5.12.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_is_in_the_file_at_that_moment_and_nobody_else_can_read_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -70,6 +71,7 @@ async fn a_second_process_is_told_that_the_file_is_in_use() {
 }
 
 /// `sessions-layout-1.redb` has two records, of 50 and 5,000 seconds, and was written when there was no index by time.
+/// S§5.13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_the_first_layout_is_moved_forward_and_one_of_a_later_shim_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -156,6 +158,7 @@ impl Drop for Disk {
     }
 }
 
+/// S§5.16.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_an_update_fails_nothing_stored_is_lost_and_it_heals_by_itself() {
     let disk = Disk::new();

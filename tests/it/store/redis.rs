@@ -190,6 +190,7 @@ async fn records_of_an_older_and_a_newer_shim_are_read() {
     }
 }
 
+/// S§5.11.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_takes_over_is_found_and_a_server_that_comes_back_is_used() {
     let mut redis = Redis::sentinel().await;
