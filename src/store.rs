@@ -6,6 +6,7 @@ mod mark;
 mod memory;
 mod redis;
 mod sessions;
+mod unknown;
 
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
@@ -208,12 +209,17 @@ impl Store {
         decide: impl Fn(Option<R>) -> (Change<R>, T),
     ) -> Result<T, StoreError> {
         let step = |current: Option<&[u8]>| {
-            let current = current.map(read).transpose()?;
-            let (change, told) = decide(current);
+            let (change, told) = decide(current.map(read).transpose()?);
             let change = match change {
                 Change::Keep => Change::Keep,
                 Change::Remove => Change::Remove,
-                Change::Put { record, until } => Change::Put { record: write(&record)?, until },
+                Change::Put { record, until } => {
+                    let mut record = write(&record)?;
+                    if let Some(current) = current {
+                        unknown::carry::<R>(current, &mut record)?;
+                    }
+                    Change::Put { record, until }
+                }
             };
             Ok((change, told))
         };

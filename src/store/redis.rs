@@ -3,8 +3,8 @@
 //! A record is one string, `<until> <write> <json>`: the time it ends by the shim's clock (milliseconds), a name for this very
 //! write, the record. Its key ends with it, by Redis' own clock. A change is one script that writes if the string is still
 //! what the decision saw. Since no two writes have the same name, one whose answer was lost can be sent again and finds
-//! itself. Whoever reads a record takes the fields it knows and has a value for those that are missing, so that two
-//! versions of the shim can share one Redis.
+//! itself. Whoever reads a record takes the fields it knows and has a value for those that are missing, and whoever changes
+//! one leaves the others in it, so that two versions of the shim can share one Redis.
 //!
 //! No operation touches two keys, so that Cluster needs no hash tags.
 //!

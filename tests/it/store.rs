@@ -12,7 +12,7 @@ use threepid_shim::config;
 use threepid_shim::in_flight::{self, Note, Verdict};
 use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid, Timestamp, Token};
 use threepid_shim::session::{Asked, Lifetimes, Owner, Reserved, Session, Settled};
-use threepid_shim::store::{Change, Client, ForeignSid, Fresh, Key, Store};
+use threepid_shim::store::{Change, Client, ForeignSid, Fresh, Key, Record, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 
 use crate::legacy::unique;
@@ -85,6 +85,39 @@ async fn a_record_is_there_until_its_time_is_over_whichever_way_the_clock_goes()
         write(store, &key, Change::Remove).await;
         write(store, &key, Change::Keep).await;
         assert_eq!(read(store, &key, NOW).await, None, "{kind}");
+    }
+}
+
+/// `ForeignSid` as a later version may have it, with one more field.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Later {
+    id_server: String,
+    seen_by: Vec<String>,
+}
+
+impl Record for Later {
+    const KIND: &'static str = ForeignSid::KIND;
+}
+
+/// Two versions of the shim with one store, in a rolling update.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_version_has_written_survives_an_update_by_this_one() {
+    for Kept { kind, store, .. } in &each().await {
+        let name = unique("17-");
+        let (later, ours) = (Key::<Later>::new(&name), Key::<ForeignSid>::new(&name));
+        let until = at(900);
+        let seen_by = vec!["\"}".to_owned(), "x".to_owned()];
+        let record = Later { id_server: "a".to_owned(), seen_by: seen_by.clone() };
+        store.update(&later, NOW, |_| (Change::Put { record: record.clone(), until }, ())).await.unwrap();
+        for id_server in ["b", "c"] {
+            write(store, &ours, put(id_server, 900)).await;
+            assert_eq!(read(store, &ours, NOW).await.as_deref(), Some(id_server), "{kind}");
+            let read = store.get(&later, NOW).await.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+            assert_eq!(read, Some(Later { id_server: id_server.to_owned(), seen_by: seen_by.clone() }), "{kind}");
+        }
+        write(store, &ours, Change::Remove).await;
+        write(store, &ours, put("d", 900)).await;
+        assert!(store.get(&later, NOW).await.is_err(), "{kind}: another record has nothing of the one before");
     }
 }
 
