@@ -23,7 +23,7 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
-//! | `main` | `lib` `config` |
+//! | `main` | `lib` `config` `container` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
 //! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |
@@ -46,12 +46,13 @@
 //! | `limit` | `config` `store` |
 //! | `homeserver` `telemetry` | `config` |
 //! | `body` `config` `session` `wire` `wording` `random` | |
-//! | `matrix` | nothing |
+//! | `matrix` `container` | nothing |
 
 pub mod admin;
 pub mod body;
 pub mod certificates;
 pub mod config;
+pub mod container;
 pub mod delivery;
 pub mod front;
 pub mod homeserver;

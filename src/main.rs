@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use threepid_shim::config::{Config, Faults};
+use threepid_shim::container;
 use threepid_shim::serve::Listeners;
 use threepid_shim::{Signals, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,6 +34,8 @@ enum Command {
     Serve,
     /// Say whether the configuration is good
     Check,
+    /// Have the shim that is process 1 of this container take no more requests, finish those it has, and end
+    Drain,
 }
 
 fn main() -> ExitCode {
@@ -45,29 +48,39 @@ fn main() -> ExitCode {
             return code;
         }
     };
-    let config = match load(cli.config.as_deref()) {
-        Ok(config) => config,
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => configured(cli.config.as_deref(), serve_until_told),
+        Command::Check => configured(cli.config.as_deref(), check),
+        // Without the configuration: it may have become faulty since the start.
+        Command::Drain => exit_code(container::drain().map_err(|error| eprintln!("{error}"))),
+    }
+}
+
+/// With the configuration, if it is good.
+fn configured(file: Option<&Path>, then: fn(Config) -> ExitCode) -> ExitCode {
+    match load(file) {
+        Ok(config) => then(config),
         Err(faults) => {
             eprintln!("{faults}");
-            return ExitCode::from(BAD_CONFIGURATION);
+            ExitCode::from(BAD_CONFIGURATION)
         }
-    };
-    match cli.command.unwrap_or(Command::Serve) {
-        Command::Check => {
-            for warning in &config.warnings {
-                eprintln!("warning: {warning}");
-            }
-            println!("configuration is good");
-            ExitCode::SUCCESS
-        }
-        Command::Serve => match serve(config) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                tracing::error!("{error:#}");
-                ExitCode::FAILURE
-            }
-        },
     }
+}
+
+fn check(config: Config) -> ExitCode {
+    for warning in config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!("configuration is good");
+    ExitCode::SUCCESS
+}
+
+fn serve_until_told(config: Config) -> ExitCode {
+    exit_code(serve(config).map_err(|error| tracing::error!("{error:#}")))
+}
+
+fn exit_code(done: Result<(), ()>) -> ExitCode {
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Faults> {
