@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::{ClientSecret, Errcode, NextLink, Purpose, Refusal, Sid, Threepid, Timestamp};
-use crate::store::{Change, Edit, Effect, Key, Record, Store, StoreError, digest_of};
+use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, digest_of};
 use crate::telemetry::RequestId;
 
 /// How long a note lives at most: the homeserver gives up its callback after 60 s.
@@ -30,7 +30,7 @@ pub struct Note {
 }
 
 impl Record for Note {
-    const KIND: &'static str = "note";
+    const KIND: &'static str = IN_FLIGHT;
 }
 
 /// What the identity door decided.

@@ -68,6 +68,10 @@ impl Record for ForeignSid {
     const KIND: &'static str = "foreign";
 }
 
+/// The kind of requests that are on their way. Where one process keeps the records, those of the process before are nobody's:
+/// whoever waited for them went with it.
+pub const IN_FLIGHT: &str = "note";
+
 /// The name of one record. Holds no address and no secret in clear.
 pub struct Key<R> {
     name: String,

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use redb::{Database, ReadableDatabase, ReadableTable, Table};
 use tokio::sync::oneshot;
 
-use super::{Change, StoreError, Swapped};
+use super::{Change, IN_FLIGHT, StoreError, Swapped};
 use crate::matrix::Timestamp;
 pub(super) use opened::OpenError;
 use opened::{ENDS, Opened, RECORDS};
@@ -64,6 +64,13 @@ impl File {
     /// Opens `directory/sessions.redb`, or begins it.
     pub(super) fn open(directory: &Path) -> Result<Self, OpenError> {
         let opened = Arc::new(Opened::at_start(directory)?);
+        if let Err(error) = opened.with(forget_in_flight) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(
+                error,
+                "requests of a process that ended stay in the session file, and are waited for until their time is over"
+            );
+        }
         let (orders, received) = mpsc::channel();
         let writing = Arc::clone(&opened);
         let writer = std::thread::Builder::new()
@@ -245,6 +252,30 @@ fn forget(database: &Database, now: Timestamp) -> Result<usize, redb::Error> {
     }
     transaction.commit()?;
     Ok(over.len())
+}
+
+/// Clients ask again at once when the shim is back, and would wait for requests that nobody answers any more.
+fn forget_in_flight(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut any = false;
+    {
+        let (mut records, mut ends) = (transaction.open_table(RECORDS)?, transaction.open_table(ENDS)?);
+        // `;` is what follows `:`, the end of a kind.
+        let (first, behind) = (format!("{IN_FLIGHT}:"), format!("{IN_FLIGHT};"));
+        for left in records.extract_from_if(first.as_str()..behind.as_str(), |_, _| true)? {
+            let (key, kept) = left?;
+            if let Some((until, _)) = split(kept.value()) {
+                ends.remove((until, key.value()))?;
+            }
+            any = true;
+        }
+    }
+    if any {
+        transaction.commit()?;
+    } else {
+        transaction.abort()?;
+    }
+    Ok(())
 }
 
 /// When a record ends, and its bytes.

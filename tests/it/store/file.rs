@@ -8,8 +8,10 @@ use std::process::Command;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 use threepid_shim::config;
+use threepid_shim::in_flight::{self, Note};
+use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Threepid};
 use threepid_shim::store::{Key, Store};
-use threepid_shim::telemetry::Metrics;
+use threepid_shim::telemetry::{Metrics, RequestId};
 
 use super::{NOW, at, put, read, write};
 use crate::homeserver::soon;
@@ -102,6 +104,24 @@ async fn a_file_of_the_first_layout_is_moved_forward_and_one_of_a_later_shim_is_
     let database = Database::open(file(folder.path())).unwrap();
     let records = database.begin_read().unwrap().open_table(RECORDS).unwrap();
     assert_eq!(redb::ReadableTableMetadata::len(&records).unwrap(), 2, "it is left to the shim that wrote it");
+}
+
+/// Found by the soak: the client asked again and was kept waiting for two minutes. S§5.12.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_on_its_way_when_the_shim_was_killed_keeps_nobody_waiting_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
+    let key = in_flight::key(&threepid, &ClientSecret::parse("s3cr3t").unwrap());
+    let note = |n: u8| Note::new(RequestId::from_random([n; 8]), Purpose::Register, 1, None, None, NOW);
+    let store = open(folder.path());
+    write(&store, &Key::foreign_sid("kept"), put("kept.example", 900)).await;
+    in_flight::announce(&store, &key, &note(1), || NOW).await.unwrap();
+    drop(store);
+    let store = open(folder.path());
+    soon("the second request", in_flight::announce(&store, &key, &note(2), || NOW)).await.unwrap();
+    assert_eq!(in_flight::claim(&store, &key, NOW).await.unwrap().unwrap().request_id, note(2).request_id);
+    store.expire(at(60));
+    assert_eq!(read(&store, &Key::foreign_sid("kept"), at(60)).await.as_deref(), Some("kept.example"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
