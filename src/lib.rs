@@ -23,7 +23,7 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
-//! | `main` | `lib` `config` `container` |
+//! | `main` | `lib` `config` `container` `healthcheck` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
 //! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |
@@ -44,7 +44,7 @@
 //! | `certificates` | `config` `serve` |
 //! | `serve` | `config` `wire` |
 //! | `limit` | `config` `store` |
-//! | `homeserver` `telemetry` | `config` |
+//! | `healthcheck` `homeserver` `telemetry` | `config` |
 //! | `body` `config` `session` `wire` `wording` `random` | |
 //! | `matrix` `container` | nothing |
 
@@ -55,6 +55,7 @@ pub mod config;
 pub mod container;
 pub mod delivery;
 pub mod front;
+pub mod healthcheck;
 pub mod homeserver;
 pub mod identity;
 pub mod in_flight;

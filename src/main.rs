@@ -7,9 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use threepid_shim::config::{Config, Faults};
-use threepid_shim::container;
 use threepid_shim::serve::Listeners;
-use threepid_shim::{Signals, run, telemetry};
+use threepid_shim::{Signals, container, healthcheck, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// BSD's sysexits.h: the command was used wrongly; something was found in an unconfigured or misconfigured state.
@@ -34,6 +33,8 @@ enum Command {
     Serve,
     /// Say whether the configuration is good
     Check,
+    /// Say whether the shim of this configuration is alive, by its admin door: for containers without a shell
+    Healthcheck,
     /// Have the shim that is process 1 of this container take no more requests, finish those it has, and end
     Drain,
 }
@@ -51,6 +52,11 @@ fn main() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => configured(cli.config.as_deref(), serve_until_told),
         Command::Check => configured(cli.config.as_deref(), check),
+        Command::Healthcheck => configured(cli.config.as_deref(), |config| {
+            exit_code(
+                healthcheck::look(&config.listen.admin).map_err(|error| eprintln!("{:#}", anyhow::Error::new(error))),
+            )
+        }),
         // Without the configuration: it may have become faulty since the start.
         Command::Drain => exit_code(container::drain().map_err(|error| eprintln!("{error}"))),
     }

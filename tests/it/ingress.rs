@@ -14,7 +14,7 @@ use crate::shim::{Reserved, Shim, Wanted, authority};
 /// One process. Killed when dropped.
 struct Ingress {
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Drop for Ingress {
@@ -43,11 +43,11 @@ impl Ingress {
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let child =
             command.spawn().unwrap_or_else(|error| panic!("{program} is missing, tests/run installs it: {error}"));
-        Self { child, _folder: folder }
+        Self { child, folder: folder }
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self._folder.path().join("log")).unwrap()
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 }
 

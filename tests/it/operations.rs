@@ -17,6 +17,33 @@ fn old() -> Vec<u8> {
     homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_a_shell_asks_the_binary_whether_it_is_alive() {
+    let homeserver = Homeserver::answering(old()).await;
+    let shim = Process::start(&homeserver.address.to_string(), Reserved::new(1).take(), "").serving().await;
+    let config = shim.config_file();
+    let check = |config: &std::path::Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_threepid-shim"));
+        let said = command.arg("healthcheck").arg("--config").arg(config).output().unwrap();
+        (said.status.code().unwrap(), String::from_utf8(said.stderr).unwrap())
+    };
+    assert_eq!(check(&config), (0, String::new()));
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("shim.toml");
+    std::fs::copy(&config, &alone).unwrap();
+    let door = shim.admin.clone();
+    drop(shim);
+    let (code, said) = check(&alone);
+    assert_eq!(code, 1);
+    assert!(said.contains(&format!("nobody answers at {door}, the first of listen.admin")), "{said}");
+    let homeserver = Homeserver::answering(homeserver::json("503 Unavailable", "{}")).await;
+    let text = std::fs::read_to_string(&alone).unwrap().replace(&door, &homeserver.address.to_string());
+    std::fs::write(&alone, text).unwrap();
+    let (code, said) = check(&alone);
+    assert_eq!(code, 1);
+    assert!(said.contains("not as a shim that is well: HTTP/1.1 503"), "{said}");
+}
+
 #[tokio::test]
 async fn ready_is_while_the_homeserver_answers_and_alive_is_always() {
     let homeserver = Homeserver::answering(old()).await;
