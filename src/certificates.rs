@@ -148,7 +148,7 @@ fn lasting(params: &mut CertificateParams, years: u32) {
 }
 
 /// `localhost` of `localhost:8091`, `::1` of `[::1]:8091`.
-fn host_of(name: &str) -> &str {
+pub fn host_of(name: &str) -> &str {
     if let Some(rest) = name.strip_prefix('[') {
         return rest.split(']').next().unwrap_or(rest);
     }

@@ -1,7 +1,7 @@
 //! A mail or message to a threepid: delivered, or why not. Says who failed and where, never to whom or with which link
 //! or code.
 
-mod dial;
+pub mod dial;
 mod email;
 mod sms;
 mod smtp;
@@ -173,7 +173,7 @@ impl DeliveryError {
     }
 
     /// The error with its causes, for the log.
-    fn chain(&self) -> String {
+    pub fn chain(&self) -> String {
         let mut out = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
@@ -218,6 +218,16 @@ impl Delivery {
             tracing::warn!(%request_id, sid, %stage, error = error.chain(), "message not handed over");
         }
         result
+    }
+
+    /// All but a mail: the mail server up to the end of the login, or the outbox's folder.
+    pub async fn try_mail(&self) -> Result<(), DeliveryError> {
+        self.mailer.try_out().await
+    }
+
+    /// All but a message: a connection to the gateway, on which nothing is asked.
+    pub async fn try_sms(&self) -> Result<(), DeliveryError> {
+        self.messenger.try_out().await
     }
 
     fn count(&self, medium: Medium, began: Instant, error: Option<&DeliveryError>) {

@@ -1,6 +1,6 @@
 //! Whether the shim of this configuration is alive, asked at its admin door: for containers, which have neither shell nor curl.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -28,14 +28,14 @@ pub enum Unhealthy {
 /// GET `/healthz` at the first of the admin doors.
 pub fn look(admin: &[Endpoint]) -> Result<(), Unhealthy> {
     let door = admin.first().ok_or(Unhealthy::NoDoor)?;
-    let answer = ask(door).map_err(|source| Unhealthy::Silent { door: door.clone(), source })?;
-    if answer.starts_with("HTTP/1.1 200 ") {
+    let said = ask(door).map_err(|source| Unhealthy::Silent { door: door.clone(), source })?;
+    if said.starts_with("HTTP/1.1 200 ") {
         return Ok(());
     }
-    let said = answer.lines().next().unwrap_or_default().to_owned();
     Err(Unhealthy::Unwell { door: door.clone(), said })
 }
 
+/// The answer's first line.
 fn ask(door: &Endpoint) -> io::Result<String> {
     match door {
         Endpoint::Tcp(address) => {
@@ -53,9 +53,9 @@ fn ask(door: &Endpoint) -> io::Result<String> {
 
 fn answer(mut stream: impl Read + Write) -> io::Result<String> {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut line = String::new();
+    BufReader::new(stream.take(4096)).read_line(&mut line)?;
+    Ok(line.trim_end().to_owned())
 }
 
 /// A door on all addresses is on loopback, too.

@@ -23,7 +23,7 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
-//! | `main` | `lib` `config` `container` `healthcheck` |
+//! | `main` | `lib` `config` `container` `doctor` `healthcheck` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
 //! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |
@@ -40,6 +40,7 @@
 //! | `store` | `config` `random` `session` |
 //! | `delivery` | `config` `wording` |
 //! | `admin` | `needs_shim` `reload` `serve` `store` |
+//! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `serve` `store` `wording` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `wording` |
 //! | `certificates` | `config` `serve` |
 //! | `serve` | `config` `wire` |
@@ -54,6 +55,7 @@ pub mod certificates;
 pub mod config;
 pub mod container;
 pub mod delivery;
+pub mod doctor;
 pub mod front;
 pub mod healthcheck;
 pub mod homeserver;

@@ -1,12 +1,14 @@
-//! The command line: serve and check; signals; exit codes.
+//! The command line: serve, check, doctor and drain; signals; exit codes.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "only the command line prints")]
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use threepid_shim::config::{Config, Faults};
+use threepid_shim::doctor::Report;
 use threepid_shim::serve::Listeners;
 use threepid_shim::{Signals, container, healthcheck, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,6 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// BSD's sysexits.h: the command was used wrongly; something was found in an unconfigured or misconfigured state.
 const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
+/// A neighbour cannot be used.
+const UNAVAILABLE: u8 = 69;
 
 /// Gives MSC2263 (requestToken without `id_server`) to a Matrix homeserver that cannot be upgraded.
 #[derive(Parser)]
@@ -37,6 +41,15 @@ enum Command {
     Healthcheck,
     /// Have the shim that is process 1 of this container take no more requests, finish those it has, and end
     Drain,
+    /// Try everything that can be wrong around the shim, and say what to change
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Send one mail to this address, and so try the mail server to its end
+        #[arg(long, value_name = "TO")]
+        send_test_mail: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +70,7 @@ fn main() -> ExitCode {
                 healthcheck::look(&config.listen.admin).map_err(|error| eprintln!("{:#}", anyhow::Error::new(error))),
             )
         }),
+        Command::Doctor { json, send_test_mail } => doctor(cli.config.as_deref(), json, send_test_mail.as_deref()),
         // Without the configuration: it may have become faulty since the start.
         Command::Drain => exit_code(container::drain().map_err(|error| eprintln!("{error}"))),
     }
@@ -93,6 +107,36 @@ fn load(file: Option<&Path>) -> Result<Config, Faults> {
     // A variable that is not UTF-8 is none of ours, or is found faulty by the mark that takes the place of its bytes.
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     Config::load(file, std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+}
+
+fn doctor(file: Option<&Path>, json: bool, send_test_mail: Option<&str>) -> ExitCode {
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(faults) => {
+            show(&Report::of_faults(&faults), json);
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let file = file.map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
+    let report = runtime.block_on(Report::make(&config, file, send_test_mail));
+    // A name server that hangs keeps nobody waiting.
+    runtime.shutdown_background();
+    show(&report, json);
+    if report.is_well() { ExitCode::SUCCESS } else { ExitCode::from(UNAVAILABLE) }
+}
+
+fn show(report: &Report, json: bool) {
+    let mut out = std::io::stdout().lock();
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // A closed terminal is no reason for another exit code.
+    drop(if json { report.write_json(&mut out) } else { report.write_text(&mut out, colours) });
 }
 
 /// Serves until a signal says to stop.

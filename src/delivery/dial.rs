@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::{DeliveryError, Stage};
 
 /// Anything that waits for the other side, up to the deadline.
-pub(super) async fn by<T>(
+pub async fn by<T>(
     until: Instant,
     stage: Stage,
     work: impl Future<Output = io::Result<T>>,
@@ -26,7 +26,7 @@ pub(super) async fn by<T>(
 }
 
 /// The first of the server's addresses that answers; one that is silent leaves time for the others.
-pub(super) async fn connected(host: &str, port: u16, until: Instant) -> Result<TcpStream, DeliveryError> {
+pub async fn connected(host: &str, port: u16, until: Instant) -> Result<TcpStream, DeliveryError> {
     let addresses: Vec<_> = by(until, Stage::Dns, lookup_host((host, port))).await?.collect();
     let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
@@ -44,22 +44,17 @@ pub(super) async fn connected(host: &str, port: u16, until: Instant) -> Result<T
     last.map_err(|source| DeliveryError::Unreachable { stage: Stage::Connect, source })
 }
 
-pub(super) type Secured = tokio_rustls::client::TlsStream<TcpStream>;
+pub type Secured = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// TLS 1.2 or 1.3 to one server, its name and chain verified (CVE-2023-38686: Sydent did neither).
-pub(super) struct Tls {
+pub struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
 
 impl Tls {
     /// Trusts the system's roots and `ca_file`. `section` is whose keys a fault names; `protocols` is what ALPN offers.
-    pub(super) fn new(
-        host: &str,
-        ca_file: Option<&Path>,
-        section: &str,
-        protocols: &[&[u8]],
-    ) -> Result<Self, DeliveryError> {
+    pub fn new(host: &str, ca_file: Option<&Path>, section: &str, protocols: &[&[u8]]) -> Result<Self, DeliveryError> {
         let fault = |what: &str, why: String| DeliveryError::Setup { what: what.to_owned(), why };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -72,7 +67,7 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    pub(super) async fn secured(&self, tcp: TcpStream, until: Instant) -> Result<Secured, DeliveryError> {
+    pub async fn secured(&self, tcp: TcpStream, until: Instant) -> Result<Secured, DeliveryError> {
         let secured = by(until, Stage::Tls, self.connector.connect(self.name.clone(), tcp)).await;
         match secured {
             Err(DeliveryError::Unreachable { source, .. }) if is_broken_promise(&source) => {

@@ -45,6 +45,14 @@ impl Mailer {
         Ok(Self { from, domain, transport })
     }
 
+    pub(super) async fn try_out(&self) -> Result<(), DeliveryError> {
+        match &self.transport {
+            Transport::Smtp(server) => server.log_in().await,
+            Transport::File(directory) => try_folder(directory).map_err(|source| DeliveryError::Outbox { source }),
+            Transport::Log => Ok(()),
+        }
+    }
+
     pub(super) async fn send(&self, mail: &Mail) -> Result<(), DeliveryError> {
         let to = recipient(mail)?;
         let message_id = self.message_id(mail);
@@ -133,6 +141,14 @@ fn own_domain(server_name: &str) -> Option<String> {
 
 fn raw(name: &'static str, value: &str) -> HeaderValue {
     HeaderValue::new(HeaderName::new_from_ascii_str(name), value.to_owned())
+}
+
+/// Whether a file can be written there; none is left.
+fn try_folder(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let tried = directory.join(".tried.partial");
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tried)?;
+    fs::remove_file(tried)
 }
 
 /// Writes `<unix-ms>-<sid>.eml`, whole or not at all, readable by its owner alone. Returns the name.

@@ -31,6 +31,14 @@ impl Messenger {
         })
     }
 
+    pub(super) async fn try_out(&self) -> Result<(), DeliveryError> {
+        match self {
+            Self::None | Self::Log => Ok(()),
+            Self::Twilio(twilio) => twilio.gateway.reach().await,
+            Self::Http(http) => http.gateway.reach().await,
+        }
+    }
+
     pub(super) async fn send(&self, sms: &Sms) -> Result<(), DeliveryError> {
         let (request_id, sid) = (&sms.request_id, sms.sid.as_str());
         let msisdn = msisdn(sms)?;

@@ -54,7 +54,7 @@ impl Server {
         let until = Instant::now() + self.smtp.deadline;
         let permit = timeout_at(until, self.permits.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(DeliveryError::Deadline { during: Stage::Wait }) };
-        let error = match self.hand_over(letter, until).await {
+        let error = match self.hand_over(Some(letter), until).await {
             Err(error) if error.is_passing() => error,
             settled => return settled,
         };
@@ -65,12 +65,18 @@ impl Server {
             return Err(error);
         }
         sleep_until(again).await;
-        self.hand_over(letter, until).await
+        self.hand_over(Some(letter), until).await
     }
 
-    async fn hand_over(&self, letter: &Letter<'_>, until: Instant) -> Result<String, DeliveryError> {
+    /// The whole dialogue up to the end of the login, and no mail.
+    pub(super) async fn log_in(&self) -> Result<(), DeliveryError> {
+        self.hand_over(None, Instant::now() + self.smtp.deadline).await.map(drop)
+    }
+
+    /// Without a letter the dialogue ends behind the login.
+    async fn hand_over(&self, letter: Option<&Letter<'_>>, until: Instant) -> Result<String, DeliveryError> {
         let tcp = connected(&self.smtp.host, self.smtp.port, until).await?;
-        let address = letter.mail.to.expose();
+        let address = recipient(letter);
         match (&self.tls, self.smtp.tls) {
             (Some(tls), SmtpTls::Implicit) => {
                 let mut talk = Talk::new(tls.secured(tcp, until).await?, until, address);
@@ -97,7 +103,7 @@ impl Server {
     }
 
     /// From EHLO to QUIT, on a connection as private as it is going to be.
-    async fn converse<S>(&self, mut talk: Talk<'_, S>, letter: &Letter<'_>) -> Result<String, DeliveryError>
+    async fn converse<S>(&self, mut talk: Talk<'_, S>, letter: Option<&Letter<'_>>) -> Result<String, DeliveryError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -106,10 +112,10 @@ impl Server {
             // Taken is taken and refused is refused, whatever becomes of the goodbye.
             drop(timeout(GOODBYE, talk.command(Stage::Data, Quit, 2)).await);
         }
-        result.map(|taken| scrubbed(&taken.text(), letter.mail.to.expose()))
+        result.map(|taken| scrubbed(&taken.text(), recipient(letter)))
     }
 
-    async fn transaction<S>(&self, talk: &mut Talk<'_, S>, letter: &Letter<'_>) -> Result<Reply, DeliveryError>
+    async fn transaction<S>(&self, talk: &mut Talk<'_, S>, letter: Option<&Letter<'_>>) -> Result<Reply, DeliveryError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -118,11 +124,17 @@ impl Server {
             let credentials = Credentials::new(login.username.clone(), login.password.expose().to_owned());
             authenticate(talk, &offers, &credentials).await?;
         }
+        let Some(letter) = letter else { return Ok(offers) };
         talk.command(Stage::MailFrom, MailFrom::new(Some(letter.from.clone()), vec![]), 2).await?;
         talk.command(Stage::Rcpt, Rcpt::new(letter.to.clone(), vec![]), 2).await?;
         talk.command(Stage::Data, Data, 3).await?;
         talk.message(letter.bytes).await
     }
+}
+
+/// What is scrubbed out of the server's words.
+fn recipient<'a>(letter: Option<&Letter<'a>>) -> &'a str {
+    letter.map_or("nobody@localhost", |letter| letter.mail.to.expose())
 }
 
 impl std::fmt::Debug for Server {

@@ -43,7 +43,7 @@ impl Ingress {
         command.stdout(log.try_clone().unwrap()).stderr(log);
         let child =
             command.spawn().unwrap_or_else(|error| panic!("{program} is missing, tests/run installs it: {error}"));
-        Self { child, folder: folder }
+        Self { child, folder }
     }
 
     fn log(&self) -> String {

@@ -28,6 +28,7 @@ mod completion;
 mod config;
 mod delegate;
 mod dendrite;
+mod doctor;
 mod email;
 mod faults;
 mod flows;

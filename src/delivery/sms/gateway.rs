@@ -80,6 +80,11 @@ impl Gateway {
         }
     }
 
+    /// A connection, and nothing asked on it.
+    pub(super) async fn reach(&self) -> Result<(), DeliveryError> {
+        self.open(Instant::now() + self.at.deadline).await.map(drop)
+    }
+
     /// A connection, with one more try when the first failed in passing: nothing has been sent by then.
     async fn opened(&self, sms: &Sms, until: Instant) -> Result<Opened, DeliveryError> {
         let error = match self.open(until).await {
