@@ -83,7 +83,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use admin::Admin;
-use config::Config;
+use config::{Config, Shutdown};
 use front::Front;
 use front::confirm::Confirm;
 use front::fast::Fast;
@@ -101,6 +101,8 @@ use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serv
 use store::Store;
 use telemetry::Metrics;
 
+/// How long the doors behind the clients' stay open for what is under way there, once no client is left.
+const BEHIND: Shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(1) };
 /// Between two rounds of forgetting what is over.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
@@ -139,6 +141,8 @@ pub enum RunError {
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Result<(), RunError> {
     let (drain, h2c) = (Drain::new(&config.shutdown), config.listen.h2c);
+    // To answer its clients to the end the homeserver has to reach us, and the operator to see it.
+    let behind = Drain::new(&BEHIND);
     let announced_by = config.listen.proxy_protocol.then(|| config.trusted_proxies.clone().into());
     let state = State::make(config, listeners.clock.clone())?;
     let (in_force, last_reload) = (state.in_force.clone(), LastReload::default());
@@ -147,7 +151,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         tls: None,
         h2c: false,
         announced_by: None,
-        drain: drain.clone(),
+        drain: behind.clone(),
         crowd: Some(state.crowd(|_| &[])),
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
@@ -164,7 +168,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     let elsewhere = Some(Handle::current());
     let crowd = Some(state.crowd(|config| &config.trusted_proxies));
     let tls = in_force.client_tls.clone();
-    let clients = Serving { tls, h2c, announced_by, crowd, open, elsewhere, ..serving.clone() };
+    let clients = Serving { tls, h2c, announced_by, crowd, open, elsewhere, drain: drain.clone(), ..serving.clone() };
     let crowd = Some(state.crowd(|config| &config.identity.allowed_peers));
     let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), crowd, ..serving.clone() };
     let front = Arc::new(state.front());
@@ -183,11 +187,16 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
             tracing::info!("draining");
             tokio::select! {
                 () = drain.begin() => {}
-                () = signals.now.cancelled() => drain.cut(),
+                () = signals.now.cancelled() => {}
             }
         }
-        () = signals.now.cancelled() => drain.cut(),
+        () = signals.now.cancelled() => {}
     }
+    if signals.now.is_cancelled() {
+        drain.cut();
+        behind.cut();
+    }
+    behind.begin().await;
     chores.abort();
     reload.abort();
     for door in doors {

@@ -11,6 +11,7 @@ use crate::client::{Client, PASSWORD, creds};
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{legacy, unique};
 use crate::process::Process;
+use crate::secure::{API, as_synapse, call};
 use crate::shim::{Reserved, Shim, Wanted, link_of};
 
 fn old() -> Vec<u8> {
@@ -64,6 +65,48 @@ async fn ready_is_while_the_homeserver_answers_and_alive_is_always() {
     assert_eq!(admin.get("/").await.status, 404);
     assert_eq!(admin.send("POST", "/readyz", b"").await.status, 404);
     assert_eq!(shim.client().get("/healthz").await.json()["versions"][0], "r0.5.0", "not on the client door");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_under_way_at_the_end_still_has_its_mail() {
+    let doors = Reserved::new(1);
+    let door = doors.take();
+    let name = format!("localhost:{}", door.local_addr().unwrap().port());
+    let go = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&go);
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let (name, held) = (name.clone(), Arc::clone(&held));
+        async move {
+            while let Some(request) = conversation.request().await {
+                if !request.line().contains("/requestToken") {
+                    conversation.write(old()).await;
+                    continue;
+                }
+                held.acquire().await.unwrap().forget();
+                let (kind, body) = as_synapse(&request.json());
+                let target = format!("{API}validate/email/requestToken");
+                let told = call(&name, "POST", &target, kind, &body).await;
+                conversation.write(homeserver::json(&format!("{} X", told.status), &told.text())).await;
+            }
+        }
+    })
+    .await;
+    let shim = Shim::before(&homeserver.address.to_string(), door, Wanted::default()).await;
+    let client = shim.client();
+    let asking = tokio::spawn(async move { client.request_token("register", "a@example.org", "secret", 1).await });
+    soon("the request is there", async {
+        while !homeserver.requests().iter().any(|request| request.line().contains("/requestToken")) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    shim.signals.drain.cancel();
+    gone(shim.clients.parse().unwrap()).await;
+    assert_eq!(Client::of(&shim.admin).get("/readyz").await.text(), "draining\n");
+    go.add_permits(1);
+    let sid = asking.await.unwrap().sid();
+    shim.link(&sid);
+    gone(shim.admin.parse().unwrap()).await;
 }
 
 async fn gone(address: SocketAddr) {
