@@ -74,12 +74,14 @@ impl Identity {
 
     /// A requestToken is a client's, announced at the client door, or the homeserver's own.
     async fn request(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
-        if let Some(note) = self.request_token.claim(&asked).await? {
-            return self.request_token.handle(asked, note).await;
+        let (note, allowed) = self.request_token.claim(&asked).await?;
+        if let Some(note) = note {
+            return self.request_token.handle(asked, note, allowed).await;
         }
         if self.accepts_unannounced() {
-            return self.request_delegated(asked).await;
+            return self.request_delegated(asked, allowed).await;
         }
+        self.request_token.give_back(&allowed).await;
         tracing::warn!("the homeserver asked for a message that no request in flight asked for");
         let error = "No request in flight asks for this";
         Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error))

@@ -23,6 +23,9 @@ pub struct Note {
     pub next_link: Option<NextLink>,
     /// `Accept-Language` as the client sent it.
     pub accept_language: Option<String>,
+    /// The client's session so far, as the front saw it: the identity door need not look for it.
+    #[serde(default)]
+    pub current: Option<Sid>,
     /// The callback has come: it comes once.
     claimed: bool,
     verdict: Option<Verdict>,
@@ -75,7 +78,18 @@ impl Note {
         now: Timestamp,
     ) -> Self {
         let until = now.after(LEASE);
-        Self { request_id, purpose, send_attempt, next_link, accept_language, claimed: false, verdict: None, until }
+        let current = None;
+        Self {
+            request_id,
+            purpose,
+            send_attempt,
+            next_link,
+            accept_language,
+            current,
+            claimed: false,
+            verdict: None,
+            until,
+        }
     }
 }
 

@@ -71,8 +71,14 @@ impl RequestToken {
         let stamp = stamp(&head)?;
         let client_ip = serve::client_ip(&head.headers, stamp.peer, &config.trusted_proxies);
         let rate = config.limits.request_token_per_ip;
-        self.per_ip.take(&client_key(client_ip), rate, stamp.now).await?;
-        let exchange = Exchange { parts: self.clone(), config, head, asked, purpose };
+        let request_id = request_id(&head)?;
+        let client = client(&asked, purpose, &request_id);
+        let key = client_key(client_ip);
+        let (taken, current) =
+            tokio::join!(self.per_ip.take(&key, rate, stamp.now), self.store.current(&client, stamp.now));
+        taken?;
+        let current = current?;
+        let exchange = Exchange { parts: self.clone(), config, head, asked, purpose, current };
         if exchange.config.session.hide_existence { exchange.run_hidden().await } else { exchange.run_detached().await }
     }
 
@@ -156,6 +162,8 @@ struct Exchange {
     head: Parts,
     asked: Asked,
     purpose: Purpose,
+    /// The client's session so far.
+    current: Option<Sid>,
 }
 
 /// What came of it.
@@ -186,9 +194,10 @@ impl Exchange {
 
     /// `hide_existence`: the answer leaves at its time, with a sid, whatever the homeserver says of the address; the
     /// mail goes out behind it. What tells nothing of the address is still told.
-    async fn run_hidden(self) -> Result<Response<Body>, Refusal> {
+    async fn run_hidden(mut self) -> Result<Response<Body>, Refusal> {
         let leave = tokio::time::Instant::now() + HIDDEN_ANSWER_AFTER;
         let sid = self.begin_session().await?;
+        self.current = Some(sid.clone());
         Subject::of(&self.head.extensions).note_sid(&sid);
         let answer_with = self.answer();
         let early = tokio::time::timeout_at(leave, tokio::spawn(self.run())).await;
@@ -224,12 +233,7 @@ impl Exchange {
     async fn begin_session(&self) -> Result<Sid, Refusal> {
         let now = self.parts.clock.now();
         let request_id = request_id(&self.head)?;
-        let client = Client {
-            threepid: &self.asked.threepid,
-            purpose: self.purpose,
-            client_secret: &self.asked.client_secret,
-            request_id: &request_id,
-        };
+        let client = client(&self.asked, self.purpose, &request_id);
         let fresh = Fresh::draw(now.after(self.config.session.unvalidated_lifetime))?;
         Ok(self.parts.store.find_or_begin(&client, fresh, now).await?.0)
     }
@@ -242,14 +246,16 @@ impl Exchange {
 
     fn note(&self) -> Result<Note, Refusal> {
         let language = self.head.headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
-        Ok(Note::new(
+        let mut note = Note::new(
             request_id(&self.head)?,
             self.purpose,
             self.asked.send_attempt,
             self.asked.next_link.clone(),
             language.map(|language| language.chars().take(100).collect()),
             self.parts.clock.now(),
-        ))
+        );
+        note.current.clone_from(&self.current);
+        Ok(note)
     }
 }
 
@@ -263,6 +269,10 @@ fn conclude_later(parts: RequestToken, key: Key<Note>, request_id: RequestId) {
             }
         }
     });
+}
+
+fn client<'a>(asked: &'a Asked, purpose: Purpose, request_id: &'a RequestId) -> Client<'a> {
+    Client { threepid: &asked.threepid, purpose, client_secret: &asked.client_secret, request_id }
 }
 
 fn request_id(head: &Parts) -> Result<RequestId, Refusal> {

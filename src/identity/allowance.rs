@@ -22,6 +22,7 @@ pub struct Allowance {
 }
 
 /// What one message took, to be given back when it comes to nothing.
+#[must_use = "what comes to nothing is given back"]
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     limits: Vec<(Kind, String)>,
@@ -88,7 +89,7 @@ impl Allowance {
         }
     }
 
-    /// Takes one message for an address from all limits it counts in, or says which refuses it. Numbers that cost their
+    /// Takes one message for an address from all limits it counts in at once, or says that one refuses it. Numbers that cost their
     /// caller more than others, or no person answers, get none: toll fraud lives on them.
     pub(super) async fn take(&self, config: &Config, threepid: &Threepid, now: Timestamp) -> Result<Taken, Refusal> {
         let mailbox = Digest::of(threepid.address.mailbox().as_bytes()).as_hex().to_owned();
@@ -98,30 +99,51 @@ impl Allowance {
             let country = destination_country(&phone, &config.sms.countries)?;
             wanted.extend([(Kind::Number, mailbox), (Kind::Country, country)]);
         }
+        let mut wanted = wanted.into_iter();
+        let (first, second, third, day) = tokio::join!(
+            self.take_one(config, wanted.next(), now),
+            self.take_one(config, wanted.next(), now),
+            self.take_one(config, wanted.next(), now),
+            self.take_day(config, threepid.medium, now),
+        );
         let mut taken = Taken::default();
-        if let Err(limited) = self.take_each(config, wanted, threepid.medium, &mut taken, now).await {
-            self.give_back(config, &taken, now).await;
-            return Err(limited.into());
+        let mut refused = None;
+        for took in [first, second, third] {
+            match took {
+                Ok(took) => taken.limits.extend(took),
+                Err(limited) => drop(refused.get_or_insert(limited)),
+            }
         }
-        Ok(taken)
+        match day {
+            Ok(day) => taken.day = day,
+            Err(limited) => drop(refused.get_or_insert(limited)),
+        }
+        match refused {
+            None => Ok(taken),
+            Some(limited) => {
+                self.give_back(config, &taken, now).await;
+                Err(limited.into())
+            }
+        }
     }
 
-    async fn take_each(
+    async fn take_one(
         &self,
         config: &Config,
-        wanted: Vec<(Kind, String)>,
-        medium: Medium,
-        taken: &mut Taken,
+        wanted: Option<(Kind, String)>,
         now: Timestamp,
-    ) -> Result<(), Limited> {
-        for (kind, key) in wanted {
-            self.limit(kind).take(&key, rate(kind, config), now).await?;
-            taken.limits.push((kind, key));
+    ) -> Result<Option<(Kind, String)>, Limited> {
+        if let Some((kind, key)) = &wanted {
+            self.limit(*kind).take(key, rate(*kind, config), now).await?;
         }
-        if medium == Medium::Msisdn {
-            taken.day = Some(self.today.take(config.limits.sms_per_day, now).await?);
+        Ok(wanted)
+    }
+
+    async fn take_day(&self, config: &Config, medium: Medium, now: Timestamp) -> Result<Option<u64>, Limited> {
+        match medium {
+            Medium::Email => Ok(None),
+            Medium::Msisdn => self.today.take(config.limits.sms_per_day, now).await.map(Some),
         }
-        Ok(())
     }
 
     pub(super) async fn give_back(&self, config: &Config, taken: &Taken, now: Timestamp) {

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::request_token::{Allowed, To};
 use super::{Asked, Identity};
 use crate::body;
-use crate::config::SmsTransport;
+use crate::config::{Config, SmsTransport};
 use crate::in_flight::Note;
 use crate::matrix::{self, Errcode, Medium, NextLink, Purpose, Refusal, Sid};
 use crate::random;
@@ -19,13 +20,13 @@ use crate::telemetry::{self, Outcome, RequestId, Subject};
 
 impl Identity {
     /// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`, which no request in flight asks for.
-    pub(super) async fn request_delegated(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
+    pub(super) async fn request_delegated(&self, asked: Asked, allowed: Allowed) -> Result<Response<Bytes>, Refusal> {
         let began = Instant::now();
         let request_id = RequestId::from_random(random::bytes()?);
         let subject = Subject::default();
         let medium = asked.threepid.medium;
         subject.note_medium(medium);
-        let sent = self.send_delegated(&asked, request_id.clone()).await;
+        let sent = self.send_delegated(&asked, request_id.clone(), allowed).await;
         if let Ok(sid) = &sent {
             subject.note_sid(sid);
         }
@@ -37,22 +38,21 @@ impl Identity {
     }
 
     /// The homeserver tells neither purpose nor language, and it alone knows who asks.
-    async fn send_delegated(&self, asked: &Asked, request_id: RequestId) -> Result<Sid, Refusal> {
+    async fn send_delegated(&self, asked: &Asked, request_id: RequestId, allowed: Allowed) -> Result<Sid, Refusal> {
         let config = self.config.load_full();
-        if asked.threepid.medium == Medium::Msisdn && matches!(config.sms.transport, SmsTransport::None) {
-            let error = "This server does not verify addresses of this kind";
-            return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
-        }
-        let next_link = match &asked.next_link {
-            Some(written) if asked.threepid.medium == Medium::Email => {
-                let parsed = NextLink::parse(written, &config.session.next_link_hosts);
-                let error = "next_link must be an http or https URL of a host that is allowed";
-                Some(parsed.ok_or_else(|| Refusal::bad_request(Errcode::MInvalidParam, error))?)
+        let next_link = match wanted(asked, &config) {
+            Ok(next_link) => next_link,
+            Err(refusal) => {
+                self.request_token.give_back(&allowed).await;
+                return Err(refusal);
             }
-            Some(_) | None => None,
         };
         let note = Note::new(request_id, Purpose::Delegated, asked.send_attempt, next_link, None, self.clock.now());
-        self.request_token.send(&config, asked, &note).await
+        let (sid, to) = self.request_token.send(&config, asked, &note, allowed).await?;
+        if to == To::Count {
+            self.request_token.count(&sid, note.send_attempt).await?;
+        }
+        Ok(sid)
     }
 
     /// POST `/_matrix/identity/api/v1/validate/msisdn/submitToken`
@@ -115,4 +115,17 @@ impl Identity {
             "the homeserver asked by itself"
         );
     }
+}
+
+/// Where the link leads to in the end, of a request that can be done.
+fn wanted(asked: &Asked, config: &Config) -> Result<Option<NextLink>, Refusal> {
+    let medium = asked.threepid.medium;
+    if medium == Medium::Msisdn && matches!(config.sms.transport, SmsTransport::None) {
+        let error = "This server does not verify addresses of this kind";
+        return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
+    }
+    let Some(written) = asked.next_link.as_ref().filter(|_| medium == Medium::Email) else { return Ok(None) };
+    let error = "next_link must be an http or https URL of a host that is allowed";
+    let parsed = NextLink::parse(written, &config.session.next_link_hosts);
+    parsed.map(Some).ok_or_else(|| Refusal::bad_request(Errcode::MInvalidParam, error))
 }

@@ -1,15 +1,17 @@
 //! The homeserver has said yes: find the note of the request, send the link or the code, answer with the sid.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
+use super::allowance::Taken;
 use super::{Allowance, Asked};
 use crate::config::{Config, Shared};
 use crate::delivery::{self, DeliveryError, Mail, Sms};
 use crate::in_flight::{self, Note, Verdict};
-use crate::matrix::{self, Errcode, Medium, Refusal, Sid, Timestamp, Token};
+use crate::matrix::{self, Errcode, Medium, Purpose, Refusal, Sid, Token};
 use crate::random;
 use crate::serve::Clock;
 use crate::session::{self, Session};
@@ -29,64 +31,129 @@ pub struct RequestToken {
 }
 
 impl RequestToken {
-    /// The note that a client's request left for this very attempt.
-    pub(super) async fn claim(&self, asked: &Asked) -> Result<Option<Note>, Refusal> {
-        let key = in_flight::key(&asked.threepid, &asked.client_secret);
-        let note = in_flight::claim(&self.store, &key, self.clock.now()).await?;
-        Ok(note.filter(|note| note.send_attempt == asked.send_attempt))
+    /// The note that a client's request left for this very attempt, and one message taken from what its address may have.
+    pub(super) async fn claim(&self, asked: &Asked) -> Result<(Option<Note>, Allowed), Refusal> {
+        let (key, now, config) =
+            (in_flight::key(&asked.threepid, &asked.client_secret), self.clock.now(), self.config.load_full());
+        let (note, allowed) =
+            tokio::join!(in_flight::claim(&self.store, &key, now), self.allowance.take(&config, &asked.threepid, now));
+        Ok((note?.filter(|note| note.send_attempt == asked.send_attempt), Allowed(allowed)))
     }
 
-    pub(super) async fn handle(&self, asked: Asked, note: Note) -> Result<Response<Bytes>, Refusal> {
+    /// Nothing is sent after all.
+    pub(super) async fn give_back(&self, allowed: &Allowed) {
+        if let Allowed(Ok(taken)) = allowed {
+            self.allowance.give_back(&self.config.load_full(), taken, self.clock.now()).await;
+        }
+    }
+
+    pub(super) async fn handle(&self, asked: Asked, note: Note, allowed: Allowed) -> Result<Response<Bytes>, Refusal> {
         let key = in_flight::key(&asked.threepid, &asked.client_secret);
         let config = self.config.load_full();
-        let sent = self.send(&config, &asked, &note).await;
+        let sent = self.send(&config, &asked, &note, allowed).await;
         let verdict = match &sent {
-            Ok(sid) => Verdict::Sent { sid: sid.clone() },
+            Ok((sid, _)) => Verdict::Sent { sid: sid.clone() },
             Err(refusal) => Verdict::refused(refusal),
         };
-        in_flight::decide(&self.store, &key, &verdict, self.clock.now()).await?;
+        let now = self.clock.now();
+        let counted = async {
+            match &sent {
+                Ok((sid, To::Count)) => self.count(sid, note.send_attempt).await,
+                Ok((_, To::Rest)) | Err(_) => Ok(()),
+            }
+        };
+        let (counted, decided) = tokio::join!(counted, in_flight::decide(&self.store, &key, &verdict, now));
+        counted?;
+        decided?;
         let errcode = sent.as_ref().err().map(|refusal| refusal.errcode.as_str());
-        let sid = sent.as_ref().ok().map(Sid::as_str);
+        let sid = sent.as_ref().ok().map(|(sid, _)| sid.as_str());
         tracing::info!(request_id = %note.request_id, sid, errcode, "the homeserver asked for a message");
-        let sid = sent?;
+        let (sid, _) = sent?;
         Ok(matrix::json(
             StatusCode::OK,
             &matrix::requested(&sid, &asked.threepid.address, config.public_base_url.as_str()),
         ))
     }
 
-    pub(super) async fn send(&self, config: &Config, asked: &Asked, note: &Note) -> Result<Sid, Refusal> {
+    /// Finds or begins the session, and sends what was asked for unless it was sent already.
+    pub(super) async fn send(
+        &self,
+        config: &Config,
+        asked: &Asked,
+        note: &Note,
+        allowed: Allowed,
+    ) -> Result<(Sid, To), Refusal> {
+        let medium = asked.threepid.medium;
+        let lifetime = match medium {
+            Medium::Email => config.session.unvalidated_lifetime,
+            Medium::Msisdn => session::CODE_LIFETIME,
+        };
+        let token = match medium {
+            Medium::Email => Token::from_random(random::bytes()?),
+            Medium::Msisdn => Token::code_from_random(random::bytes()?),
+        };
+        let (sid, attempt) = self.keep(config, asked, note, allowed.0.is_ok().then_some((&token, lifetime))).await?;
+        if attempt == session::Asked::Same {
+            self.give_back(&allowed).await;
+            return Ok((sid, To::Rest));
+        }
+        let used = allowed.0?;
+        let message = Message { config, asked, note, sid: &sid, token: &token, lifetime };
+        let sent = match medium {
+            Medium::Email => self.mail(&message).await,
+            Medium::Msisdn => self.text(&message).await,
+        };
+        if let Err(refusal) = sent {
+            self.allowance.give_back(config, &used, self.clock.now()).await;
+            return Err(refusal);
+        }
+        Ok((sid, To::Count))
+    }
+
+    /// The mail server has taken it.
+    pub(super) async fn count(&self, sid: &Sid, send_attempt: i64) -> Result<(), Refusal> {
+        let count = |session: &mut Session| session.mailed(send_attempt);
+        self.store.update_session(sid, self.clock.now(), count).await?;
+        Ok(())
+    }
+
+    /// The client's session, in which the token is stored before it is sent, so that nothing that was taken is unknown
+    /// here. No token: none may be sent.
+    async fn keep(
+        &self,
+        config: &Config,
+        asked: &Asked,
+        note: &Note,
+        token: Option<(&Token, Duration)>,
+    ) -> Result<(Sid, session::Asked), Refusal> {
         let now = self.clock.now();
-        let expires = now.after(config.session.unvalidated_lifetime);
         let client = Client {
             threepid: &asked.threepid,
             purpose: note.purpose,
             client_secret: &asked.client_secret,
             request_id: &note.request_id,
         };
-        let (sid, session) = self.store.find_or_begin(&client, Fresh::draw(expires)?, now).await?;
-        if session.asked(note.send_attempt) == session::Asked::Same {
-            return Ok(sid);
-        }
-        let taken = self.allowance.take(config, &asked.threepid, now).await?;
-        let message = Message { config, asked, note, sid: &sid, expires };
-        let sent = match asked.threepid.medium {
-            Medium::Email => self.mail(&message).await,
-            Medium::Msisdn => self.text(&message).await,
+        let add = |session: &mut Session| {
+            let attempt = session.asked(note.send_attempt);
+            if let (session::Asked::Mail, Some((token, lifetime))) = (attempt, token) {
+                session.add_token(token, note.next_link.clone(), note.request_id.clone(), now.after(lifetime));
+            }
+            attempt
         };
-        if let Err(refusal) = sent {
-            self.allowance.give_back(config, &taken, self.clock.now()).await;
-            return Err(refusal);
+        let fresh = || Fresh::draw(now.after(config.session.unvalidated_lifetime));
+        // One that nobody announced has no note, and is not alone with its client.
+        if note.purpose != Purpose::Delegated
+            && let Some(kept) = self.store.change_or_begin(&client, note.current.as_ref(), fresh()?, now, add).await?
+        {
+            return Ok(kept);
         }
-        let count = |session: &mut Session| session.mailed(note.send_attempt);
-        self.store.update_session(&sid, self.clock.now(), count).await?;
-        Ok(sid)
+        let (sid, _) = self.store.find_or_begin(&client, fresh()?, now).await?;
+        let attempt = self.store.update_session(&sid, now, add).await?;
+        Ok((sid, attempt.ok_or_else(Refusal::internal)?))
     }
 
     async fn mail(&self, message: &Message<'_>) -> Result<(), Refusal> {
-        let Message { config, asked, note, sid, expires } = *message;
-        let token = Token::from_random(random::bytes()?);
-        self.keep(message, &token, expires).await?;
+        let Message { config, asked, note, sid, token, lifetime } = *message;
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("token", token.expose())
             .append_pair("client_secret", asked.client_secret.expose())
@@ -99,7 +166,7 @@ impl RequestToken {
             purpose: note.purpose,
             server_name: &config.server_name,
             link: &link,
-            lifetime: config.session.unvalidated_lifetime,
+            lifetime,
         });
         let text = text.map_err(|error| unwritten(&error, note))?;
         let to = asked.threepid.address.clone();
@@ -112,16 +179,14 @@ impl RequestToken {
     }
 
     async fn text(&self, message: &Message<'_>) -> Result<(), Refusal> {
-        let Message { config, asked, note, sid, .. } = *message;
-        let code = Token::code_from_random(random::bytes()?);
-        self.keep(message, &code, self.clock.now().after(session::CODE_LIFETIME)).await?;
+        let Message { config, asked, note, sid, token: code, lifetime } = *message;
         let wording = self.wording.load_full();
         let text = wording.sms(&SmsFacts {
             language: &wording.language(note.accept_language.as_deref()),
             purpose: note.purpose,
             server_name: &config.server_name,
             code: code.expose(),
-            lifetime: session::CODE_LIFETIME,
+            lifetime,
         });
         let sms = Sms {
             to: asked.threepid.address.clone(),
@@ -133,16 +198,6 @@ impl RequestToken {
         };
         self.delivery.load_full().sms(&sms).await.map_err(|error| undelivered(&error, Medium::Msisdn))
     }
-
-    /// The token is stored before it is sent, so that nothing that was taken is unknown here.
-    async fn keep(&self, message: &Message<'_>, token: &Token, expires: Timestamp) -> Result<(), Refusal> {
-        let note = message.note;
-        let add = |session: &mut Session| {
-            session.add_token(token, note.next_link.clone(), note.request_id.clone(), expires);
-        };
-        self.store.update_session(message.sid, self.clock.now(), add).await?;
-        Ok(())
-    }
 }
 
 /// What is to be sent, and for whom.
@@ -151,7 +206,19 @@ struct Message<'a> {
     asked: &'a Asked,
     note: &'a Note,
     sid: &'a Sid,
-    expires: Timestamp,
+    token: &'a Token,
+    lifetime: Duration,
+}
+
+/// Whether one more message may go out, and what was taken for it.
+#[derive(Debug)]
+pub(super) struct Allowed(Result<Taken, Refusal>);
+
+/// What is still to be done for a request whose sid is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    Count,
+    Rest,
 }
 
 fn unwritten(error: &WordingError, note: &Note) -> Refusal {

@@ -10,7 +10,7 @@
 //!
 //! Round trips: `get`, `mark` and `take` (a limit) 1. `update` 1 when the record is not there yet, or is what this process saw last, and
 //! when it stays as it is; else 2, and 1 more for each time somebody else was faster. What that makes for each request is in `config/README.md`, and counted in
-//! `tests/it/store/redis.rs`.
+//! `tests/it/store/redis.rs` and, with those that wait together, in `tests/it/store/rounds.rs`.
 
 mod link;
 

@@ -28,6 +28,12 @@ impl Fresh {
         let nonce = Digest::of(&random::bytes::<32>()?);
         Ok(Self { sid: Sid::from_random(random::bytes()?), nonce, expires })
     }
+
+    fn begin(self, client: &Client<'_>) -> (Sid, Session) {
+        let Self { sid, nonce, expires } = self;
+        let (threepid, request_id) = (client.threepid.clone(), client.request_id.clone());
+        (sid, Session::begin(threepid, client.purpose, client.client_secret, request_id, nonce, expires))
+    }
 }
 
 impl Store {
@@ -40,15 +46,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Sid, Session), StoreError> {
         let current = Key::current(client.threepid, client.client_secret, client.purpose);
-        let Fresh { sid, nonce, expires } = fresh;
-        let session = Session::begin(
-            client.threepid.clone(),
-            client.purpose,
-            client.client_secret,
-            client.request_id.clone(),
-            nonce,
-            expires,
-        );
+        let (sid, session) = fresh.begin(client);
         let until = session.kept_until();
         loop {
             let seen = self.get(&current, now).await?;
@@ -70,6 +68,48 @@ impl Store {
             }
             self.update(&Key::session(&sid), now, |_| (Change::Remove, ())).await?;
         }
+    }
+
+    /// The client's session so far, which may take no further requests.
+    pub async fn current(&self, client: &Client<'_>, now: Timestamp) -> Result<Option<Sid>, StoreError> {
+        let key = Key::current(client.threepid, client.client_secret, client.purpose);
+        Ok(self.get(&key, now).await?.map(|current| current.sid))
+    }
+
+    /// As `find_or_begin` and then `update_session`, all at once, if the session is what it is supposed to be: `current`, or
+    /// none so far. `None` when it is not, and then nothing has changed. Only for who is alone with its client, as the holder
+    /// of a note is: two of them might both begin.
+    pub async fn change_or_begin<T>(
+        &self,
+        client: &Client<'_>,
+        current: Option<&Sid>,
+        fresh: Fresh,
+        now: Timestamp,
+        decide: impl Fn(&mut Session) -> T,
+    ) -> Result<Option<(Sid, T)>, StoreError> {
+        if let Some(sid) = current {
+            let decide = |session: &mut Session| session.takes_requests(now).then(|| decide(session));
+            let told = self.update_session(sid, now, decide).await?.flatten();
+            return Ok(told.map(|told| (sid.clone(), told)));
+        }
+        let (sid, mut session) = fresh.begin(client);
+        let told = decide(&mut session);
+        let until = session.kept_until();
+        let put = |_| (Change::Put { record: session.clone(), until }, ());
+        let record = Current { sid: sid.clone() };
+        let claim = |present: Option<Current>| match present {
+            None => (Change::Put { record: record.clone(), until }, true),
+            Some(_) => (Change::Keep, false),
+        };
+        let (session_key, current_key) =
+            (Key::session(&sid), Key::current(client.threepid, client.client_secret, client.purpose));
+        let (put, claimed) = tokio::join!(self.update(&session_key, now, put), self.update(&current_key, now, claim));
+        put?;
+        if claimed? {
+            return Ok(Some((sid, told)));
+        }
+        self.update(&session_key, now, |_| (Change::Remove, ())).await?;
+        Ok(None)
     }
 
     /// Changes a session that is there; `None` when there is none.

@@ -2,6 +2,7 @@
 
 mod file;
 mod redis;
+mod rounds;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -186,22 +187,34 @@ impl Person {
         let store = &self.store;
         let request_id = RequestId::from_random([n, purpose as u8, 0, 0, 0, 0, 0, 1]);
         let key = in_flight::key(&self.threepid, &self.client_secret);
-        let note = Note::new(request_id.clone(), purpose, 1, None, None, NOW);
+        let client =
+            Client { threepid: &self.threepid, purpose, client_secret: &self.client_secret, request_id: &request_id };
+        let mut note = Note::new(request_id.clone(), purpose, 1, None, None, NOW);
+        note.current = store.current(&client, NOW).await.unwrap();
         in_flight::announce(store, &key, &note, || NOW).await.unwrap();
         let together = self.noted.0.fetch_add(1, Ordering::SeqCst) + 1;
         self.noted.1.fetch_max(together, Ordering::SeqCst);
         let claimed = in_flight::claim(store, &key, NOW).await.unwrap().expect("the note that was just put there");
         assert_eq!((claimed.purpose, &claimed.request_id), (purpose, &request_id));
         assert!(in_flight::claim(store, &key, NOW).await.unwrap().is_none(), "a note is taken up once");
-        let client =
-            Client { threepid: &self.threepid, purpose, client_secret: &self.client_secret, request_id: &request_id };
-        let (sid, session) = store.find_or_begin(&client, Fresh::draw(at(3600)).unwrap(), NOW).await.unwrap();
-        if session.asked(1) == Asked::Mail {
-            let token = Token::from_random([n; 32]);
-            let add = |session: &mut Session| {
+        let token = Token::from_random([n; 32]);
+        let add = |session: &mut Session| {
+            let asked = session.asked(1);
+            if asked == Asked::Mail {
                 session.add_token(&token, None, request_id.clone(), at(3600));
-            };
-            store.update_session(&sid, NOW, add).await.unwrap().expect("the session that was just begun");
+            }
+            asked
+        };
+        let fresh = || Fresh::draw(at(3600)).unwrap();
+        let begun = store.change_or_begin(&client, claimed.current.as_ref(), fresh(), NOW, add).await.unwrap();
+        let (sid, asked) = if let Some(begun) = begun {
+            begun
+        } else {
+            let (sid, _) = store.find_or_begin(&client, fresh(), NOW).await.unwrap();
+            let asked = store.update_session(&sid, NOW, add).await.unwrap();
+            (sid, asked.expect("the session that was just found"))
+        };
+        if asked == Asked::Mail {
             self.mails.lock().unwrap().push((purpose, sid.clone()));
             store.update_session(&sid, NOW, |session| session.mailed(1)).await.unwrap();
         }
