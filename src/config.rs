@@ -2,11 +2,13 @@
 
 mod address;
 mod check;
+mod dump;
 mod fault;
 mod grammar;
 mod kept;
 mod named_file;
 mod raw;
+mod schema;
 mod sms;
 mod source;
 mod store;
@@ -24,6 +26,7 @@ use ipnet::IpNet;
 
 pub use crate::config::fault::{Fault, Faults, Place, Wrong};
 pub use crate::config::raw::{Key, keys};
+pub use crate::config::schema::schema;
 pub use crate::config::sms::{
     Gateway, GatewayMethod, HttpGateway, Signature, Sms, SmsTransport, Success, SuccessAnswer, Twilio, TwilioSender,
 };

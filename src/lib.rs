@@ -23,7 +23,8 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
-//! | `main` | `lib` `config` `container` `doctor` `healthcheck` |
+//! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` |
+//! | `command` | `config` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
 //! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |
@@ -52,6 +53,7 @@
 pub mod admin;
 pub mod body;
 pub mod certificates;
+pub mod command;
 pub mod config;
 pub mod container;
 pub mod delivery;

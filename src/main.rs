@@ -1,13 +1,14 @@
-//! The command line: serve, check, doctor and drain; signals; exit codes.
+//! What the command line does: runs each command, prints, ends with its exit code; signals.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "only the command line prints")]
 
-use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
-use threepid_shim::config::{Config, Faults};
+use clap::Parser as _;
+use threepid_shim::command::{Cli, Command, ConfigCommand, version};
+use threepid_shim::config::{self, Config, Faults};
 use threepid_shim::doctor::Report;
 use threepid_shim::serve::Listeners;
 use threepid_shim::{Signals, container, healthcheck, run, telemetry};
@@ -18,39 +19,6 @@ const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
 /// A neighbour cannot be used.
 const UNAVAILABLE: u8 = 69;
-
-/// Gives MSC2263 (requestToken without `id_server`) to a Matrix homeserver that cannot be upgraded.
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-
-    /// Configuration file; without one, defaults and environment
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve (the default)
-    Serve,
-    /// Say whether the configuration is good
-    Check,
-    /// Say whether the shim of this configuration is alive, by its admin door: for containers without a shell
-    Healthcheck,
-    /// Have the shim that is process 1 of this container take no more requests, finish those it has, and end
-    Drain,
-    /// Try everything that can be wrong around the shim, and say what to change
-    Doctor {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-        /// Send one mail to this address, and so try the mail server to its end
-        #[arg(long, value_name = "TO")]
-        send_test_mail: Option<String>,
-    },
-}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -70,6 +38,9 @@ fn main() -> ExitCode {
                 healthcheck::look(&config.listen.admin).map_err(|error| eprintln!("{:#}", anyhow::Error::new(error))),
             )
         }),
+        Command::Config(ConfigCommand::Dump) => configured(cli.config.as_deref(), |config| dump(&config)),
+        Command::Config(ConfigCommand::Schema) => print(|out| writeln!(out, "{:#}", config::schema())),
+        Command::Version => print(version::write),
         Command::Doctor { json, send_test_mail } => doctor(cli.config.as_deref(), json, send_test_mail.as_deref()),
         // Without the configuration: it may have become faulty since the start.
         Command::Drain => exit_code(container::drain().map_err(|error| eprintln!("{error}"))),
@@ -93,6 +64,28 @@ fn check(config: Config) -> ExitCode {
     }
     println!("configuration is good");
     ExitCode::SUCCESS
+}
+
+fn dump(config: &Config) -> ExitCode {
+    match config.dump() {
+        Ok(text) => print(|out| out.write_all(text.as_bytes())),
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+/// A closed pipe has read what it wanted; anything else leaves half of it unsaid.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("cannot write: {error}");
+            ExitCode::FAILURE
+        }
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
+    }
 }
 
 fn serve_until_told(config: Config) -> ExitCode {
@@ -133,8 +126,8 @@ fn doctor(file: Option<&Path>, json: bool, send_test_mail: Option<&str>) -> Exit
 }
 
 fn show(report: &Report, json: bool) {
-    let mut out = std::io::stdout().lock();
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut out = io::stdout().lock();
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // A closed terminal is no reason for another exit code.
     drop(if json { report.write_json(&mut out) } else { report.write_text(&mut out, colours) });
 }

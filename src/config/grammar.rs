@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lettre::message::Mailbox;
+use serde_json::{Value, json};
 
 use crate::config::fault::{Wrong, nearest};
 use crate::config::sms::GatewayUrl;
@@ -24,6 +25,9 @@ pub(crate) trait Grammar {
     /// Type and bounds, as the manual says them.
     fn takes(&self) -> String;
 
+    /// The same as a JSON schema; `writeOnly` marks what is shown to nobody.
+    fn schema(&self) -> Value;
+
     /// What to write instead of a wrong value.
     fn write(&self) -> String;
 
@@ -39,19 +43,34 @@ pub(crate) struct Of<T: 'static> {
     /// Ends "write ...".
     write: &'static str,
     parse: fn(&str) -> Result<T, Wrong>,
+    schema: fn() -> Value,
 }
 
 macro_rules! texts {
-    ($($name:ident: $value:ty = $takes:literal, $write:literal, $parse:path;)*) => {
-        $(pub(crate) const $name: Of<$value> = Of { takes: $takes, write: $write, parse: $parse };)*
+    ($($name:ident: $value:ty = $takes:literal, $write:literal, $parse:path $(, $sort:ident)?;)*) => {
+        $(pub(crate) const $name: Of<$value> =
+            Of { takes: $takes, write: $write, parse: $parse, schema: schema!($($sort)?) };)*
+    };
+}
+
+macro_rules! schema {
+    () => {
+        || json!({ "type": "string" })
+    };
+    (secret) => {
+        || json!({ "type": "string", "writeOnly": true })
+    };
+    // The path may be the key to a gateway.
+    (secret_path) => {
+        || json!({ "type": "string", "format": "uri", "writeOnly": true })
     };
 }
 
 texts! {
     TEXT: String = "text", "a text in double quotes", values::text;
-    TEMPLATE: Secret = "template", "a text in quotes", values::template;
+    TEMPLATE: Secret = "template", "a text in quotes", values::template, secret;
     POINTER: String = "JSON pointer", "a JSON pointer such as \"/messages/0/status\"", values::pointer;
-    SECRET: Secret = "secret", "a text in double quotes", values::secret;
+    SECRET: Secret = "secret", "a text in double quotes", values::secret, secret;
     PATH: PathBuf = "path", "a path in double quotes", values::path;
     SERVER_NAME: String = "server name", "a server name such as \"example.org\"", address::server_name;
     ID_SERVER_NAME: String = "host[:port]", "a name such as \"localhost:8091\"", address::id_server_name;
@@ -61,7 +80,8 @@ texts! {
     HOMESERVER: HomeserverAddress =
         "http URL or unix:/path", "\"http://127.0.0.1:8008\" or \"unix:/run/synapse.sock\"", address::homeserver;
     REDIS_URL: RedisUrl = "redis or rediss URL", "a URL such as \"redis://127.0.0.1:6379\"", address::redis_url;
-    GATEWAY_URL: GatewayUrl = "URL", "a URL such as \"https://gateway.example.org/send\"", address::gateway_url;
+    GATEWAY_URL: GatewayUrl =
+        "URL", "a URL such as \"https://gateway.example.org/send\"", address::gateway_url, secret_path;
     ENDPOINT: Endpoint =
         "IP:port or unix:/path", "addresses such as \"127.0.0.1:8080\" or \"unix:/path\"", address::endpoint;
     NETWORK: IpNet = "network", "networks such as \"10.0.0.0/8\" or \"10.1.2.3\"", address::network;
@@ -77,6 +97,10 @@ impl<T> Grammar for Of<T> {
     fn read(&self, written: &Written) -> Result<T, Vec<Wrong>> {
         let Some(text) = written.text() else { return self.mismatch(written) };
         (self.parse)(text).map_err(|wrong| vec![wrong])
+    }
+
+    fn schema(&self) -> Value {
+        (self.schema)()
     }
 
     fn takes(&self) -> String {
@@ -104,6 +128,10 @@ impl Grammar for Span {
             return Ok(duration);
         }
         Err(vec![Wrong::new(format!("{text:?} is out of bounds"), self.write())])
+    }
+
+    fn schema(&self) -> Value {
+        json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" })
     }
 
     fn takes(&self) -> String {
@@ -135,6 +163,11 @@ impl<T: FromStr + PartialOrd + Copy + Display> Grammar for Count<T> {
         }
     }
 
+    fn schema(&self) -> Value {
+        let (least, most) = (self.least.to_string().parse::<u64>(), self.most.to_string().parse::<u64>());
+        json!({ "type": "integer", "minimum": least.ok(), "maximum": most.ok() })
+    }
+
     fn takes(&self) -> String {
         format!("number, {} to {}", self.least, self.most)
     }
@@ -151,6 +184,10 @@ impl Grammar for Flag {
 
     fn read(&self, written: &Written) -> Result<bool, Vec<Wrong>> {
         written.flag().map_or_else(|| self.mismatch(written), Ok)
+    }
+
+    fn schema(&self) -> Value {
+        json!({ "type": "boolean" })
     }
 
     fn takes(&self) -> String {
@@ -188,6 +225,10 @@ impl<T: Copy> Grammar for OneOf<T> {
         Err(vec![wrong])
     }
 
+    fn schema(&self) -> Value {
+        json!({ "enum": self.words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
+    }
+
     fn takes(&self) -> String {
         let words: Vec<&str> = self.words.iter().map(|(word, _)| *word).collect();
         words.join(" | ")
@@ -218,6 +259,10 @@ impl<G: Grammar> Grammar for ListOf<G> {
         if wrongs.is_empty() { Ok(values) } else { Err(wrongs) }
     }
 
+    fn schema(&self) -> Value {
+        json!({ "type": "array", "items": self.0.schema() })
+    }
+
     fn takes(&self) -> String {
         format!("[{}, ...]", self.0.takes())
     }
@@ -245,6 +290,10 @@ impl<G: Grammar> Grammar for TableOf<G> {
             }
         }
         if wrongs.is_empty() { Ok(values) } else { Err(wrongs) }
+    }
+
+    fn schema(&self) -> Value {
+        json!({ "type": "object", "additionalProperties": self.0.schema() })
     }
 
     fn takes(&self) -> String {

@@ -28,6 +28,8 @@ pub struct Key {
     /// Type and bounds.
     pub takes: String,
     pub presence: Presence,
+    /// What it takes, as a JSON schema.
+    pub schema: serde_json::Value,
 }
 
 impl fmt::Display for Key {
@@ -72,7 +74,12 @@ macro_rules! keys {
 
         /// Every key there is, in the order of the manual.
         pub fn keys() -> Vec<Key> {
-            vec![$(Key { name: $name, takes: $grammar.takes(), presence: presence!($presence $(($default))?) }),*]
+            vec![$(Key {
+                name: $name,
+                takes: $grammar.takes(),
+                presence: presence!($presence $(($default))?),
+                schema: $grammar.schema(),
+            }),*]
         }
     };
 }

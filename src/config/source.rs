@@ -55,17 +55,22 @@ impl Source {
     /// Reads everything, whatever was seen before.
     pub fn read(&self) -> Reading {
         let mut source = Self { origin: Arc::clone(&self.origin), seen: BTreeMap::new() };
-        let text = match source.text() {
-            Ok(text) => text,
-            Err(fault) => return Reading { config: Err(Faults(vec![fault])), source },
-        };
-        let file = self.origin.file.as_deref();
-        let mut sheet = written::Sheet::new(file, raw::NAMES);
-        if let Err(fault) = sheet.read_file(&text) {
-            return Reading { config: Err(Faults(vec![fault])), source };
+        match source.sheet() {
+            Ok(sheet) => {
+                let folder = self.origin.file.as_deref().and_then(Path::parent);
+                check::check(sheet, folder.unwrap_or(Path::new("")), source)
+            }
+            Err(fault) => Reading { config: Err(Faults(vec![fault])), source },
         }
+    }
+
+    /// All that is written, the environment's over the file's.
+    pub(super) fn sheet(&mut self) -> Result<written::Sheet, Fault> {
+        let text = self.text()?;
+        let mut sheet = written::Sheet::new(self.origin.file.as_deref(), raw::NAMES);
+        sheet.read_file(&text)?;
         sheet.read_environment(self.origin.environment.iter().cloned());
-        check::check(sheet, file.and_then(Path::parent).unwrap_or(Path::new("")), source)
+        Ok(sheet)
     }
 
     /// The same files as they are now. Through their paths each time: a mounted Kubernetes volume changes by another

@@ -199,6 +199,11 @@ impl Sheet {
         }
     }
 
+    /// What was written of a key, and where, before it is taken.
+    pub(crate) fn written(&self, key: &str) -> Option<&(Place, Written)> {
+        self.entries.get(key)
+    }
+
     /// Reads one key by its grammar; what is wrong with it is noted.
     pub(crate) fn take<G: Grammar>(&mut self, key: &'static str, grammar: &G, presence: Presence) -> Given<G::Value> {
         let Some((place, written)) = self.entries.remove(key) else {

@@ -24,6 +24,7 @@ mod attacks;
 mod browser;
 mod client;
 mod clients;
+mod commands;
 mod completion;
 mod config;
 mod delegate;

@@ -1,0 +1,64 @@
+//! The command line's own definition, from which help, man page and completions are made; and what its smaller commands say.
+
+pub mod version;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+const CODES: &str = "Exit codes: 0 well; 1 failed; 64 used wrongly; 69 a neighbour cannot be used (doctor); 78 the configuration is faulty.\n\
+                     Any key of the file can come from the environment: THREEPID_SHIM__EMAIL__HOST is email.host.";
+
+/// Gives MSC2263 (requestToken without `id_server`) to a Matrix homeserver that cannot be upgraded.
+#[derive(Debug, Parser)]
+#[command(name = "threepid-shim", version, after_help = CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Configuration file; without one, defaults and environment
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve (the default)
+    ///
+    /// SIGTERM drains: no new requests, those that are open finish. SIGHUP, or a changed file, reloads.
+    Serve,
+    /// Say whether the configuration is good
+    ///
+    /// Every fault at once, each with its line, its key and what to write instead.
+    Check,
+    /// Try everything that can be wrong around the shim, and say what to change
+    ///
+    /// Homeserver, callback, mail server, gateway, store, links, clock. Mails nobody unless told to. Run it as the shim's user.
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Send one mail to this address, and so try the mail server to its end
+        #[arg(long, value_name = "TO")]
+        send_test_mail: Option<String>,
+    },
+    /// Show or make a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say whether the shim of this configuration is alive, by its admin door: for containers without a shell
+    Healthcheck,
+    /// Have the shim that is process 1 of this container take no more requests, finish those it has, and end
+    Drain,
+    /// Say which version this is, and what it can use
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the configuration in effect as TOML
+    ///
+    /// Every key with its value and where that comes from: a line of the file, the environment, the default. No secret is shown.
+    Dump,
+    /// Print a JSON schema of the configuration file, for editors and tools
+    Schema,
+}

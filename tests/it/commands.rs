@@ -1,0 +1,156 @@
+//! The commands that an operator types, as the binary answers them.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const GOOD: &str = "server_name = \"example.org\"\npublic_base_url = \"https://matrix.example.org\"\n";
+
+/// In a folder whose `threepid-shim.toml` this is, with this environment and nothing else of ours.
+pub fn run(text: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("threepid-shim.toml"), text).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_threepid-shim"))
+        .current_dir(folder.path())
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the shim starts")
+}
+
+pub fn said(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Every command there is, by its words.
+fn commands(of: &clap::Command, before: &[String]) -> Vec<Vec<String>> {
+    let mut all = vec![before.to_vec()];
+    for command in of.get_subcommands() {
+        let words = [before, &[command.get_name().to_owned()]].concat();
+        all.extend(commands(command, &words));
+    }
+    all
+}
+
+#[test]
+fn every_command_has_help_that_says_what_it_does_and_fits_a_terminal() {
+    let all = commands(&<threepid_shim::command::Cli as clap::CommandFactory>::command(), &[]);
+    assert!(all.len() >= 10, "{all:?}");
+    for words in all {
+        let mut arguments: Vec<&str> = words.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let output = run(GOOD, &arguments, &[]);
+        let help = said(&output);
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        let first = help.lines().next().unwrap();
+        assert!(first.split_whitespace().count() >= 3 && !first.starts_with("Usage"), "{words:?}: {help}");
+        assert!(
+            help.contains(&format!("Usage: {}", [&["threepid-shim".to_owned()], &words[..]].concat().join(" "))),
+            "{help}"
+        );
+        assert!(help.lines().all(|line| line.chars().count() <= 160), "{words:?}: {help}");
+    }
+}
+
+#[test]
+fn what_is_in_effect_is_dumped_from_file_and_environment_and_a_faulty_file_is_not() {
+    let text = format!(
+        "{GOOD}[email]\ntransport = \"smtp\"\nhost = \"mail.example.org\"\nfrom = \"a@example.org\"\nusername = \"u\"\n"
+    );
+    let environment = [
+        ("THREEPID_SHIM__EMAIL__PASSWORD", "s3cr3t"),
+        ("THREEPID_SHIM__LIMITS__CONNECTIONS", "77"),
+        ("THREEPID_SHIM__LISTEN__H2C", "true"),
+        ("THREEPID_SHIM__SESSION__NEXT_LINK_HOSTS", "a.example.org, b.example.org"),
+    ];
+    let output = run(&text, &["config", "dump", "--config", "threepid-shim.toml"], &environment);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let dumped = said(&output);
+    for line in [
+        "host = \"mail.example.org\"  # threepid-shim.toml:5",
+        "password = \"(set)\"  # environment",
+        "connections = 77  # environment",
+        "h2c = true  # environment",
+        "next_link_hosts = [\"a.example.org\", \"b.example.org\"]  # environment",
+        "level = \"info\"  # default",
+    ] {
+        assert!(dumped.lines().any(|dumped| dumped == line), "{line}\n{dumped}");
+    }
+    assert!(!dumped.contains("s3cr3t"));
+    let again = run(&dumped, &["check", "--config", "threepid-shim.toml"], &[]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let faulty = run("servername = 1\n", &["config", "dump", "--config", "threepid-shim.toml"], &[]);
+    assert_eq!((faulty.status.code(), said(&faulty)), (Some(78), String::new()));
+}
+
+/// What python-jsonschema says of a file: nothing, or the fault.
+fn by_schema(schema: &Path, text: &str) -> String {
+    let cache = std::env::var("THREEPID_SHIM_TEST_CACHE")
+        .unwrap_or_else(|_| format!("{}/.cache/threepid-shim-tests", std::env::var("HOME").unwrap()));
+    let program = "import json, sys, tomllib, jsonschema\n\
+                   schema = json.load(open(sys.argv[1]))\n\
+                   jsonschema.Draft202012Validator.check_schema(schema)\n\
+                   faults = jsonschema.Draft202012Validator(schema).iter_errors(tomllib.loads(sys.stdin.read()))\n\
+                   print('\\n'.join(f'{fault.json_path}: {fault.message}' for fault in faults))\n";
+    let mut python = Command::new(format!("{cache}/kubernetes/bin/python"))
+        .args(["-c", program])
+        .arg(schema)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tests/run install has made the venv with jsonschema");
+    python.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "{text}");
+    said(&output).trim().to_owned()
+}
+
+#[test]
+fn the_schema_takes_what_the_shim_takes_and_refuses_what_it_refuses() {
+    let output = run("", &["config", "schema"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let folder = tempfile::tempdir().unwrap();
+    let schema = folder.path().join("schema.json");
+    std::fs::write(&schema, &output.stdout).unwrap();
+    let shipped = std::fs::read_to_string(Path::new(ROOT).join("config/threepid-shim.toml")).unwrap();
+    assert_eq!(by_schema(&schema, &shipped), "");
+    let written =
+        "[listen]\ntls = { certificate = \"c\", private_key = \"k\" }\n[email]\nport = 25\ntransport = \"smtp\"\n";
+    assert_eq!(by_schema(&schema, &format!("{GOOD}{written}")), "");
+    let rows = [
+        ("email = { port = 0 }", "$.email.port: 0 is less than the minimum"),
+        ("email = { port = 65536 }", "$.email.port: 65536 is greater than the maximum"),
+        ("email = { port = \"25\" }", "$.email.port: '25' is not of type 'integer'"),
+        ("store = { kind = \"disk\" }", "$.store.kind: 'disk' is not one of"),
+        ("routes.register.email = \"drop\"", "$.routes.register.email: 'drop' is not one of"),
+        ("shutdown = { grace = \"soon\" }", "$.shutdown.grace: 'soon' does not match"),
+        ("listen = { clients = \"127.0.0.1:1\" }", "$.listen.clients: '127.0.0.1:1' is not of type 'array'"),
+        ("listen = { h2c = \"yes\" }", "$.listen.h2c: 'yes' is not of type 'boolean'"),
+        ("sms = { headers = { A = 1 } }", "$.sms.headers.A: 1 is not of type 'string'"),
+        ("emial = { port = 25 }", "$: Additional properties are not allowed ('emial' was unexpected)"),
+        ("email = { prot = 25 }", "$.email: Additional properties are not allowed ('prot' was unexpected)"),
+    ];
+    for (line, fault) in rows {
+        let text = format!("{GOOD}{line}\n");
+        let found = by_schema(&schema, &text);
+        assert!(found.starts_with(fault) && found.lines().count() == 1, "{line}: {found}");
+        let check = run(&text, &["check", "--config", "threepid-shim.toml"], &[]);
+        assert_eq!(check.status.code(), Some(78), "{line}: the shim refuses it, too");
+    }
+    assert_eq!(by_schema(&schema, "server_name = \"example.org\"\n"), "$: 'public_base_url' is a required property");
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_threepid-shim"))
+        .args(["config", "schema"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()));
+}
