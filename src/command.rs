@@ -1,6 +1,8 @@
 //! The command line's own definition, from which help, man page and completions are made; and what its smaller commands say.
 
+pub mod from_synapse;
 pub mod version;
+mod yaml;
 
 use std::path::PathBuf;
 
@@ -59,6 +61,17 @@ pub enum ConfigCommand {
     ///
     /// Every key with its value and where that comes from: a line of the file, the environment, the default. No secret is shown.
     Dump,
+    /// Make a first configuration from a Synapse's homeserver.yaml, and say what to change there
+    ///
+    /// Prints threepid-shim.toml: names, listener, ports and mail server as Synapse has them.
+    /// DECIDE stands where only you can know; at its end are the lines for homeserver.yaml.
+    /// No password is printed. Changes nothing.
+    #[command(verbatim_doc_comment)]
+    FromSynapse {
+        /// homeserver.yaml, and the files of conf.d if there are any, in Synapse's order
+        #[arg(required = true, value_name = "HOMESERVER.yaml")]
+        files: Vec<PathBuf>,
+    },
     /// Print a JSON schema of the configuration file, for editors and tools
     Schema,
 }

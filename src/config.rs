@@ -24,6 +24,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
+pub(crate) use crate::config::address::is_loopback;
+pub(crate) use crate::config::dump::quoted;
 pub use crate::config::fault::{Fault, Faults, Place, Wrong};
 pub use crate::config::raw::{Key, keys};
 pub use crate::config::schema::schema;
@@ -32,6 +34,7 @@ pub use crate::config::sms::{
 };
 pub use crate::config::source::{Reading, Source};
 pub use crate::config::store::{Redis, RedisServers, RedisUrl, Store};
+pub(crate) use crate::config::values::is_mailbox;
 pub use crate::config::written::Presence;
 use crate::matrix::{Medium, Purpose};
 

@@ -2,12 +2,12 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "only the command line prints")]
 
 use std::io::{self, IsTerminal as _, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use threepid_shim::command::{Cli, Command, ConfigCommand, version};
+use threepid_shim::command::{Cli, Command, ConfigCommand, from_synapse, version};
 use threepid_shim::config::{self, Config, Faults};
 use threepid_shim::doctor::Report;
 use threepid_shim::serve::Listeners;
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         }),
         Command::Config(ConfigCommand::Dump) => configured(cli.config.as_deref(), |config| dump(&config)),
         Command::Config(ConfigCommand::Schema) => print(|out| writeln!(out, "{:#}", config::schema())),
+        Command::Config(ConfigCommand::FromSynapse { files }) => from_synapse(&files),
         Command::Version => print(version::write),
         Command::Doctor { json, send_test_mail } => doctor(cli.config.as_deref(), json, send_test_mail.as_deref()),
         // Without the configuration: it may have become faulty since the start.
@@ -71,6 +72,20 @@ fn dump(config: &Config) -> ExitCode {
         Ok(text) => print(|out| out.write_all(text.as_bytes())),
         Err(faults) => {
             eprintln!("{faults}");
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+fn from_synapse(files: &[PathBuf]) -> ExitCode {
+    match from_synapse::make(files) {
+        Ok(made) => {
+            let code = print(|out| out.write_all(made.text.as_bytes()));
+            eprintln!("{} left to decide: look for DECIDE", made.open);
+            code
+        }
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::from(BAD_CONFIGURATION)
         }
     }

@@ -97,6 +97,10 @@ pub(crate) fn rate(text: &str) -> Result<Rate, Wrong> {
     Ok(Rate { count, per })
 }
 
+pub(crate) fn is_mailbox(text: &str) -> bool {
+    mailbox(text).is_ok()
+}
+
 pub(crate) fn mailbox(text: &str) -> Result<Mailbox, Wrong> {
     let write = "write \"noreply@example.org\" or \"Example <noreply@example.org>\"";
     let wrong = || Wrong::new(format!("{text:?} is not one mailbox"), write);

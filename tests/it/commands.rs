@@ -50,7 +50,7 @@ fn every_command_has_help_that_says_what_it_does_and_fits_a_terminal() {
             help.contains(&format!("Usage: {}", [&["threepid-shim".to_owned()], &words[..]].concat().join(" "))),
             "{help}"
         );
-        assert!(help.lines().all(|line| line.chars().count() <= 160), "{words:?}: {help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 132), "{words:?}: {help}");
     }
 }
 
@@ -85,16 +85,20 @@ fn what_is_in_effect_is_dumped_from_file_and_environment_and_a_faulty_file_is_no
     assert_eq!((faulty.status.code(), said(&faulty)), (Some(78), String::new()));
 }
 
+/// Where `tests/run install` puts what it installs.
+fn cache() -> String {
+    std::env::var("THREEPID_SHIM_TEST_CACHE")
+        .unwrap_or_else(|_| format!("{}/.cache/threepid-shim-tests", std::env::var("HOME").unwrap()))
+}
+
 /// What python-jsonschema says of a file: nothing, or the fault.
 fn by_schema(schema: &Path, text: &str) -> String {
-    let cache = std::env::var("THREEPID_SHIM_TEST_CACHE")
-        .unwrap_or_else(|_| format!("{}/.cache/threepid-shim-tests", std::env::var("HOME").unwrap()));
     let program = "import json, sys, tomllib, jsonschema\n\
                    schema = json.load(open(sys.argv[1]))\n\
                    jsonschema.Draft202012Validator.check_schema(schema)\n\
                    faults = jsonschema.Draft202012Validator(schema).iter_errors(tomllib.loads(sys.stdin.read()))\n\
                    print('\\n'.join(f'{fault.json_path}: {fault.message}' for fault in faults))\n";
-    let mut python = Command::new(format!("{cache}/kubernetes/bin/python"))
+    let mut python = Command::new(format!("{}/kubernetes/bin/python", cache()))
         .args(["-c", program])
         .arg(schema)
         .stdin(Stdio::piped())
@@ -153,4 +157,118 @@ fn a_reader_that_has_read_enough_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()));
+}
+
+/// What `config from-synapse` makes of this text, and what `check` says of that.
+fn from_synapse(files: &[(&str, &str)]) -> (String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let shim = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_threepid-shim"));
+        command.current_dir(folder.path()).args(arguments).env_clear().output().unwrap()
+    };
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let names = files.iter().map(|(name, _)| *name);
+    let output = shim(&["config", "from-synapse"].into_iter().chain(names).collect::<Vec<_>>());
+    let made = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let open = made.matches("# DECIDE: ").count();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("{open} left to decide: look for DECIDE\n"));
+    std::fs::write(folder.path().join("threepid-shim.toml"), &made).unwrap();
+    std::fs::write(folder.path().join("smtp-password"), "x").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(folder.path().join("smtp-password"), mode).unwrap();
+    let check = shim(&["check", "--config", "threepid-shim.toml"]);
+    (made, String::from_utf8([check.stderr, check.stdout].concat()).unwrap())
+}
+
+/// As Debian's package and Synapse's own installation begin.
+#[test]
+fn what_synapse_1_3_1_writes_as_its_first_homeserver_yaml_becomes_a_good_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(format!("{}/synapse-1.3.1/bin/python", cache()))
+        .args(["-m", "synapse.app.homeserver", "--generate-config", "-H", "example.org", "--report-stats=no"])
+        .args(["-c", "homeserver.yaml"])
+        .current_dir(folder.path())
+        .output()
+        .expect("tests/run install has installed Synapse 1.3.1");
+    let text = std::fs::read_to_string(folder.path().join("homeserver.yaml"));
+    let text = text.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let (made, checked) = from_synapse(&[("homeserver.yaml", &text)]);
+    assert_eq!(checked, "configuration is good\n", "{made}");
+    for line in [
+        "server_name = \"example.org\"",
+        "url = \"http://127.0.0.1:8008\"",
+        "transport = \"file\"",
+        "#     - localhost:8091",
+    ] {
+        assert!(made.lines().any(|made| made == line), "{line}\n{made}");
+    }
+}
+
+#[test]
+fn a_homeserver_yaml_with_everything_in_it_becomes_a_good_configuration_without_its_password() {
+    let first = "server_name: elsewhere.org\npublic_baseurl: https://matrix.example.org/\nlisteners:\n\
+        - {port: 8448, type: http, tls: true, resources: [{names: [client, federation]}]}\n\
+        - &door {port: 8018, bind_addresses: ['::', '0.0.0.0'], type: http, resources: [{names: [client]}]}\n\
+        - {port: 8080, type: replication}\n- {port: 8091, type: metrics}\n\
+        email:\n  smtp_host: mail.example.org\n  smtp_port: 587\n  smtp_user: \"us\\\"er\"\n  smtp_pass: s3cr3t\n\
+        \x20 notif_from: \"Your %(app)s server <noreply@example.org>\"\n  app_name: Example\n\
+        \x20 riot_base_url: https://riot.example.org/app\n  validation_token_lifetime: 2h\n  template_dir: /t\n\
+        trusted_third_party_id_servers: [matrix.org, vector.im]\nregistrations_require_3pid: [email, msisdn]\n\
+        default_identity_server: https://vector.im\naccount_threepid_delegates: {msisdn: 'https://localhost:8091'}\n";
+    let (made, checked) =
+        from_synapse(&[("homeserver.yaml", first), ("server_name.yaml", "server_name: example.org\n")]);
+    assert_eq!(checked, "configuration is good\n", "{made}");
+    assert!(!made.contains("s3cr3t") && !made.contains("elsewhere"), "{made}");
+    let mut from = 0;
+    for line in [
+        "server_name = \"example.org\"",
+        "public_base_url = \"https://matrix.example.org\"",
+        "clients = [\"127.0.0.1:8081\"]   # the reverse proxy's /_matrix/client goes here now",
+        "identity = [\"127.0.0.1:8092\"]",
+        "admin = [\"127.0.0.1:9091\"]",
+        "url = \"http://127.0.0.1:8018\"",
+        "name = \"localhost:8092\"",
+        "# accept_unannounced = true",
+        "# register.msisdn = \"handle\"",
+        "unvalidated_lifetime = \"7200s\"   # email.validation_token_lifetime",
+        "# next_link_hosts = [\"riot.example.org\"]",
+        "transport = \"smtp\"",
+        "host = \"mail.example.org\"",
+        "port = 587",
+        "tls = \"required\"",
+        "username = \"us\\\"er\"",
+        "password_file = \"smtp-password\"",
+        "from = \"Your Example server <noreply@example.org>\"",
+        "#   listeners: of the one with port: 8018:",
+        "#     bind_addresses: ['127.0.0.1']   # so that nobody gets past the shim; federation may need a listener of its own then",
+        "#     - matrix.org",
+        "#     - vector.im",
+        "#     - localhost:8092",
+        "#   default_identity_server: take it out; clients that are told https://vector.im go on naming it",
+    ] {
+        let found = made[from..].find(&format!("{line}\n")).unwrap_or_else(|| panic!("{line}, in its order\n{made}"));
+        from += found + line.len();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_homeserver_yaml_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [
+        ("a: [\n", "homeserver.yaml: line "),
+        ("- a\n", "homeserver.yaml: this is no table of keys\n"),
+        ("report_stats: no\n", "server_name is not there: "),
+    ];
+    for (text, fault) in rows {
+        std::fs::write(folder.path().join("homeserver.yaml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_threepid-shim"));
+        let output =
+            command.args(["config", "from-synapse", "homeserver.yaml"]).current_dir(folder.path()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.starts_with(fault), "{errors}");
+        assert_eq!((output.status.code(), output.stdout), (Some(78), Vec::new()));
+    }
 }
