@@ -7,11 +7,15 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use crate::matrix::Sid;
 use crate::needs_shim::NeedsShim;
 use crate::reload::LastReload;
-use crate::serve::{Door, Drain};
-use crate::store::Store;
+use crate::serve::{Clock, Door, Drain};
+use crate::store::{Key, Store};
 use crate::telemetry::Metrics;
+
+/// Whoever asks there knows the sid; he learns no address from it.
+const SESSIONS: &str = "/sessions/";
 
 /// What it looks at.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ pub struct Admin {
     pub store: Arc<Store>,
     pub last_reload: LastReload,
     pub drain: Drain,
+    pub clock: Clock,
 }
 
 impl Door for Admin {
@@ -34,6 +39,7 @@ impl Door for Admin {
                 Ok(text) => (StatusCode::OK, text),
                 Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be written\n".to_owned()),
             },
+            (&Method::GET | &Method::HEAD, path) if path.starts_with(SESSIONS) => self.session(path).await,
             _ => (StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n".to_owned()),
         };
         let mut response = Response::new(Full::from(text));
@@ -45,6 +51,21 @@ impl Door for Admin {
 }
 
 impl Admin {
+    /// What can be said of a session to somebody who looks for why it does not come to its end.
+    async fn session(&self, path: &str) -> (StatusCode, String) {
+        let unknown = (StatusCode::NOT_FOUND, "no session has this sid, or it is over and forgotten\n".to_owned());
+        let Some(sid) = path.strip_prefix(SESSIONS).and_then(Sid::parse) else { return unknown };
+        let now = self.clock.now();
+        match self.store.get(&Key::session(&sid), now).await {
+            Ok(Some(session)) => (StatusCode::OK, session.shown(now).to_string()),
+            Ok(None) => unknown,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
+                (StatusCode::SERVICE_UNAVAILABLE, "sessions cannot be read, see the log\n".to_owned())
+            }
+        }
+    }
+
     /// Ready: not about to stop, and the homeserver answers. A mail server or a store that is down makes nothing unready,
     /// since all ordinary traffic can go on; nor does a reload that failed, since the configuration before is a good one.
     async fn ready(&self) -> (StatusCode, String) {

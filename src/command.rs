@@ -47,6 +47,9 @@ pub enum Command {
     /// Show or make a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at what the running shim knows
+    #[command(subcommand)]
+    Session(SessionCommand),
     /// Say whether the shim of this configuration is alive, by its admin door: for containers without a shell
     Healthcheck,
     /// Have the shim that is process 1 of this container take no more requests, finish those it has, and end
@@ -74,4 +77,15 @@ pub enum ConfigCommand {
     },
     /// Print a JSON schema of the configuration file, for editors and tools
     Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// Print the state of one session, without its address
+    ///
+    /// The sid is in the log lines about it, and in what the client got. The running shim is asked at its admin door, whatever the store.
+    Show {
+        /// shim_ and 32 digits
+        sid: String,
+    },
 }

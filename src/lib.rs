@@ -40,7 +40,7 @@
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
 //! | `delivery` | `config` `wording` |
-//! | `admin` | `needs_shim` `reload` `serve` `store` |
+//! | `admin` | `needs_shim` `reload` `serve` `session` `store` |
 //! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `serve` `store` `wording` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `wording` |
 //! | `certificates` | `config` `serve` |
@@ -165,6 +165,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         store: Arc::clone(&state.store),
         last_reload: last_reload.clone(),
         drain: drain.clone(),
+        clock: state.clock.clone(),
     };
     let open = state.metrics.open_connections.clone();
     let elsewhere = Some(Handle::current());

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use threepid_shim::command::{Cli, Command, ConfigCommand, from_synapse, version};
+use threepid_shim::command::{Cli, Command, ConfigCommand, SessionCommand, from_synapse, version};
 use threepid_shim::config::{self, Config, Faults};
 use threepid_shim::doctor::Report;
+use threepid_shim::matrix::Sid;
 use threepid_shim::serve::Listeners;
 use threepid_shim::{Signals, container, healthcheck, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Dump) => configured(cli.config.as_deref(), |config| dump(&config)),
         Command::Config(ConfigCommand::Schema) => print(|out| writeln!(out, "{:#}", config::schema())),
         Command::Config(ConfigCommand::FromSynapse { files }) => from_synapse(&files),
+        Command::Session(SessionCommand::Show { sid }) => show_session(cli.config.as_deref(), &sid),
         Command::Version => print(version::write),
         Command::Doctor { json, send_test_mail } => doctor(cli.config.as_deref(), json, send_test_mail.as_deref()),
         // Without the configuration: it may have become faulty since the start.
@@ -87,6 +89,31 @@ fn from_synapse(files: &[PathBuf]) -> ExitCode {
         Err(error) => {
             eprintln!("{error}");
             ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+fn show_session(file: Option<&Path>, sid: &str) -> ExitCode {
+    let Some(sid) = Sid::parse(sid) else {
+        eprintln!("{sid:?} is no sid of the shim: write shim_ and 32 digits");
+        return ExitCode::from(USAGE);
+    };
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match healthcheck::session(&config.listen.admin, &sid) {
+        Ok(Some(shown)) => print(|out| out.write_all(shown.as_bytes())),
+        Ok(None) => {
+            eprintln!("no session has this sid, or it is over and forgotten");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("{:#}", anyhow::Error::new(error));
+            ExitCode::from(UNAVAILABLE)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a validation session may do next: requested → validated → consumed, or expired. No I/O, no clock, no randomness.
 
 mod reservation;
+mod shown;
 
 use std::time::Duration;
 

@@ -4,6 +4,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::client::creds;
+use crate::legacy::{legacy, unique};
+use crate::process::Process;
+use crate::shim::link_of;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const GOOD: &str = "server_name = \"example.org\"\npublic_base_url = \"https://matrix.example.org\"\n";
 
@@ -271,4 +276,42 @@ fn a_file_that_is_no_homeserver_yaml_is_refused_by_its_name() {
         assert!(errors.starts_with(fault), "{errors}");
         assert_eq!((output.status.code(), output.stdout), (Some(78), Vec::new()));
     }
+}
+
+/// Through real Synapse: the running shim is asked, so that a locked file is nobody's trouble.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_shown_on_its_way_from_mail_to_consumed_and_never_its_address_or_token() {
+    let synapse = legacy("1.3.1");
+    let process = Process::start(&synapse.address, synapse.door(), "[store]\nkind = \"file\"\n").serving().await;
+    let (client, name, secret) = (process.client(), unique("shown"), unique("very-secret"));
+    let config = process.config_file();
+    let show = |sid: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_threepid-shim"));
+        command.args(["session", "show", sid, "--config"]).arg(&config).output().unwrap()
+    };
+    let sid = client.request_token("register", &format!("{name}@example.org"), &secret, 3).await.sid();
+    let link = link_of(&process.outbox().pop().unwrap());
+    let requested = said(&show(&sid));
+    client.click(&link).await;
+    let validated = said(&show(&sid));
+    client.register(&name, creds(&sid, &secret)).await.ok();
+    let consumed = said(&show(&sid));
+    for (shown, state) in [(&requested, "requested: "), (&validated, "validated: "), (&consumed, "consumed: ")] {
+        assert!(shown.starts_with(&format!("state        {state}")), "{shown}");
+        assert!(shown.contains("delivered    yes, last for send_attempt 3\n"), "{shown}");
+        let token = link.split("token=").nth(1).unwrap().split('&').next().unwrap();
+        assert!(![&name, &secret, token].into_iter().any(|private| shown.contains(private)), "{shown}");
+    }
+    assert!(validated.contains("bound        no\n") && consumed.contains("bound        to the client"), "{consumed}");
+    let unknown = show(&format!("shim_{}", "0".repeat(32)));
+    assert_eq!((unknown.status.code(), said(&unknown)), (Some(1), String::new()));
+    assert_eq!(show("../readyz").status.code(), Some(64));
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("shim.toml");
+    std::fs::copy(&config, &alone).unwrap();
+    drop(process);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threepid-shim"));
+    let nobody = command.args(["session", "show", &sid, "--config"]).arg(&alone).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("nobody answers at "), "{nobody:?}");
 }
