@@ -23,7 +23,7 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
-//! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` |
+//! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` `supervisor` |
 //! | `command` | `config` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
@@ -42,13 +42,13 @@
 //! | `delivery` | `config` `wording` |
 //! | `admin` | `needs_shim` `reload` `serve` `session` `store` |
 //! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `serve` `store` `wording` |
-//! | `reload` | `certificates` `config` `delivery` `serve` `wording` |
+//! | `reload` | `certificates` `config` `delivery` `serve` `supervisor` `wording` |
 //! | `certificates` | `config` `serve` |
 //! | `serve` | `config` `wire` |
 //! | `limit` | `config` `store` |
 //! | `healthcheck` `homeserver` `telemetry` | `config` |
 //! | `body` `config` `session` `wire` `wording` `random` | |
-//! | `matrix` `container` | nothing |
+//! | `matrix` `container` `supervisor` | nothing |
 
 pub mod admin;
 pub mod body;
@@ -72,6 +72,7 @@ pub mod serve;
 pub mod session;
 pub mod store;
 pub mod submission;
+pub mod supervisor;
 pub mod telemetry;
 pub mod wire;
 pub mod wording;
@@ -101,12 +102,16 @@ use needs_shim::NeedsShim;
 use reload::{InForce, LastReload, Reload, Unusable};
 use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
+use supervisor::Supervisor;
 use telemetry::Metrics;
 
 /// How long the doors behind the clients' stay open for what is under way there, once no client is left.
 const BEHIND: Shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(1) };
 /// Between two rounds of forgetting what is over.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// After draining, for what is left to write.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// What `run` is told while it serves. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -119,12 +124,14 @@ pub struct Signals {
     pub reload: Arc<Notify>,
     /// Between two looks whether the configuration's files have changed.
     pub look_every: Duration,
+    /// Who started us, if it wants to know how we do.
+    pub supervisor: Supervisor,
 }
 
 impl Default for Signals {
     fn default() -> Self {
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
-        Self { drain, now, reload: Arc::default(), look_every: reload::EVERY }
+        Self { drain, now, reload: Arc::default(), look_every: reload::EVERY, supervisor: Supervisor::default() }
     }
 }
 
@@ -142,6 +149,7 @@ pub enum RunError {
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Result<(), RunError> {
+    let longest = config.shutdown.delay + config.shutdown.grace + LAST_WORDS;
     let (drain, h2c) = (Drain::new(&config.shutdown), config.listen.h2c);
     // To answer its clients to the end the homeserver has to reach us, and the operator to see it.
     let behind = Drain::new(&BEHIND);
@@ -181,13 +189,16 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         tokio::spawn(serve(listeners.identity, Arc::new(state.identity()), homeserver)),
         tokio::spawn(serve(listeners.admin, Arc::new(admin), serving)),
     ];
-    let reload = Reload { in_force, metrics: state.metrics.clone(), last: last_reload };
+    let supervisor = signals.supervisor;
+    let reload = Reload { in_force, metrics: state.metrics.clone(), last: last_reload, supervisor: supervisor.clone() };
     let reload = tokio::spawn(reload.run(Arc::clone(&signals.reload), signals.look_every));
     let chores = tokio::spawn(chores(state));
+    supervisor.ready();
     tracing::info!("serving");
     tokio::select! {
         () = signals.drain.cancelled() => {
             tracing::info!("draining");
+            supervisor.stopping(longest);
             tokio::select! {
                 () = drain.begin() => {}
                 () = signals.now.cancelled() => {}

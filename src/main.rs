@@ -12,6 +12,7 @@ use threepid_shim::config::{self, Config, Faults};
 use threepid_shim::doctor::Report;
 use threepid_shim::matrix::Sid;
 use threepid_shim::serve::Listeners;
+use threepid_shim::supervisor::Supervisor;
 use threepid_shim::{Signals, container, healthcheck, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -182,7 +183,11 @@ fn serve(config: Config) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
-        let signals = Signals::default();
+        let supervisor = match std::env::var_os("NOTIFY_SOCKET") {
+            Some(socket) => Supervisor::at(&socket).context("NOTIFY_SOCKET")?,
+            None => Supervisor::default(),
+        };
+        let signals = Signals { supervisor, ..Signals::default() };
         tokio::spawn(on_signals(signals.clone())?);
         tokio::spawn(on_hangup(signals.clone())?);
         open_doors(config, signals).await

@@ -15,6 +15,7 @@ use crate::certificates;
 use crate::config::{self, Config, IdentityTls, Source};
 use crate::delivery::{self, Delivery};
 use crate::serve::Tls;
+use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Metrics, Reloaded};
 use crate::wording::{self, Wording};
 
@@ -47,6 +48,7 @@ pub struct Reload {
     pub in_force: InForce,
     pub metrics: Metrics,
     pub last: LastReload,
+    pub supervisor: Supervisor,
 }
 
 impl InForce {
@@ -114,7 +116,9 @@ impl Reload {
                 }
             };
             changing = None;
+            self.supervisor.reloading();
             tried = self.reload(why, tried).await;
+            self.supervisor.reloaded(self.last.faults());
         }
     }
 

@@ -67,6 +67,7 @@ mod sms;
 mod smuggling;
 mod stand_aside;
 mod store;
+mod supervisor;
 mod table;
 mod versions;
 mod websocket;
