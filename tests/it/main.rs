@@ -49,6 +49,7 @@ mod logged;
 mod mailbox;
 mod observe;
 mod operations;
+mod pages;
 mod phone_numbers;
 mod phones;
 mod policies;
