@@ -189,27 +189,13 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         tokio::spawn(serve(listeners.identity, Arc::new(state.identity()), homeserver)),
         tokio::spawn(serve(listeners.admin, Arc::new(admin), serving)),
     ];
-    let supervisor = signals.supervisor;
+    let supervisor = signals.supervisor.clone();
     let reload = Reload { in_force, metrics: state.metrics.clone(), last: last_reload, supervisor: supervisor.clone() };
     let reload = tokio::spawn(reload.run(Arc::clone(&signals.reload), signals.look_every));
     let chores = tokio::spawn(chores(state));
     supervisor.ready();
     tracing::info!("serving");
-    tokio::select! {
-        () = signals.drain.cancelled() => {
-            tracing::info!("draining");
-            supervisor.stopping(longest);
-            tokio::select! {
-                () = drain.begin() => {}
-                () = signals.now.cancelled() => {}
-            }
-        }
-        () = signals.now.cancelled() => {}
-    }
-    if signals.now.is_cancelled() {
-        drain.cut();
-        behind.cut();
-    }
+    drained(&signals, &drain, &behind, longest).await;
     behind.begin().await;
     chores.abort();
     reload.abort();
@@ -220,6 +206,25 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     }
     drop(workers);
     Ok(())
+}
+
+/// Ends when we have been told to end and no client is left, or none is to be waited for.
+async fn drained(signals: &Signals, clients: &Drain, behind: &Drain, longest: Duration) {
+    tokio::select! {
+        () = signals.drain.cancelled() => {
+            tracing::info!("draining");
+            signals.supervisor.stopping(longest);
+            tokio::select! {
+                () = clients.begin() => {}
+                () = signals.now.cancelled() => {}
+            }
+        }
+        () = signals.now.cancelled() => {}
+    }
+    if signals.now.is_cancelled() {
+        clients.cut();
+        behind.cut();
+    }
 }
 
 /// What the doors share, made once.
