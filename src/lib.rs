@@ -162,6 +162,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         h2c: false,
         announced_by: None,
         drain: behind.clone(),
+        leaving: Some(drain.clone()),
         crowd: Some(state.crowd(|_| &[])),
         open: prometheus_client::metrics::gauge::Gauge::default(),
         panics: state.metrics.panics.clone(),
@@ -179,7 +180,17 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     let elsewhere = Some(Handle::current());
     let crowd = Some(state.crowd(|config| &config.trusted_proxies));
     let tls = in_force.client_tls.clone();
-    let clients = Serving { tls, h2c, announced_by, crowd, open, elsewhere, drain: drain.clone(), ..serving.clone() };
+    let clients = Serving {
+        tls,
+        h2c,
+        announced_by,
+        crowd,
+        open,
+        elsewhere,
+        drain: drain.clone(),
+        leaving: None,
+        ..serving.clone()
+    };
     let crowd = Some(state.crowd(|config| &config.identity.allowed_peers));
     let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), crowd, ..serving.clone() };
     let front = Arc::new(state.front());

@@ -127,6 +127,9 @@ pub struct Serving {
     /// Who has to say before each connection, by the PROXY protocol, whom it comes from. `None`: nobody.
     pub announced_by: Option<Arc<[IpNet]>>,
     pub drain: Drain,
+    /// While this one drains, every answer is the last of its connection: none is left idle for a request to come in just when
+    /// it is closed, which a homeserver's client does not send again.
+    pub leaving: Option<Drain>,
     /// How many may come. `None`: all.
     pub crowd: Option<Crowd>,
     /// Connections open now.

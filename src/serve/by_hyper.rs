@@ -45,7 +45,7 @@ where
     let service = service_fn(|request| {
         let flight = phase.begin();
         let stamp = Stamp { now: serving.clock.now(), peer };
-        answer(Arc::clone(&door), request, stamp, &serving.drain, flight)
+        answer(Arc::clone(&door), request, stamp, &serving, flight)
     });
     let (replay, window) = Replay::new(io, read, unusual);
     let io = TokioIo::new(Patient::new(replay, phase.clone()));
@@ -93,15 +93,15 @@ async fn answer<D: Door>(
     door: Arc<D>,
     mut request: Request<Incoming>,
     stamp: Stamp,
-    drain: &Drain,
+    serving: &Serving,
     flight: Flight,
 ) -> Result<Response<Tracked<D::Body>>, Infallible> {
-    let response = match reading::settle(&mut request) {
+    let mut response = match reading::settle(&mut request) {
         Ok(()) => {
             let extensions = request.extensions_mut();
             extensions.insert(stamp);
             if request.headers().contains_key(header::UPGRADE) {
-                request.extensions_mut().insert(drain.clone());
+                request.extensions_mut().insert(serving.drain.clone());
             }
             door.answer(request).await
         }
@@ -112,6 +112,9 @@ async fn answer<D: Door>(
             response
         }
     };
+    if serving.leaving.as_ref().is_some_and(Drain::is_draining) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         flight.becomes_a_tunnel();
     }

@@ -11,7 +11,7 @@ use crate::client::{Client, PASSWORD, creds};
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{legacy, unique};
 use crate::process::Process;
-use crate::secure::{API, as_synapse, call};
+use crate::secure::{API, as_synapse, call_and_stay};
 use crate::shim::{Reserved, Shim, Wanted, link_of};
 
 fn old() -> Vec<u8> {
@@ -68,7 +68,7 @@ async fn ready_is_while_the_homeserver_answers_and_alive_is_always() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_under_way_at_the_end_still_has_its_mail() {
+async fn a_request_under_way_at_the_end_still_has_its_mail_and_leaves_no_connection_idle() {
     let doors = Reserved::new(1);
     let door = doors.take();
     let name = format!("localhost:{}", door.local_addr().unwrap().port());
@@ -85,7 +85,8 @@ async fn a_request_under_way_at_the_end_still_has_its_mail() {
                 held.acquire().await.unwrap().forget();
                 let (kind, body) = as_synapse(&request.json());
                 let target = format!("{API}validate/email/requestToken");
-                let told = call(&name, "POST", &target, kind, &body).await;
+                let told = call_and_stay(&name, "POST", &target, kind, &body).await;
+                assert_eq!(told.header("connection"), Some("close"));
                 conversation.write(homeserver::json(&format!("{} X", told.status), &told.text())).await;
             }
         }

@@ -22,6 +22,15 @@ pub const FORM: &str = "application/x-www-form-urlencoded";
 
 /// One call to an identity door, as a homeserver makes it. `content_type` and `body` are left out when empty.
 pub async fn call(door: &str, method: &str, target: &str, content_type: &str, body: &str) -> Answer {
+    exchange(door, "close", method, target, content_type, body).await
+}
+
+/// The same from one that would keep the connection, as Synapse does: it is over when the door closes that.
+pub async fn call_and_stay(door: &str, method: &str, target: &str, content_type: &str, body: &str) -> Answer {
+    exchange(door, "keep-alive", method, target, content_type, body).await
+}
+
+async fn exchange(door: &str, connection: &str, method: &str, target: &str, content_type: &str, body: &str) -> Answer {
     static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&authority().ca).unwrap()).unwrap();
@@ -33,7 +42,7 @@ pub async fn call(door: &str, method: &str, target: &str, content_type: &str, bo
     let mut stream = TLS.connect(name, stream).await.expect("the identity door speaks TLS");
     let kind = if content_type.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
     let length = if method == "GET" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    let head = format!("{method} {target} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n{kind}{length}\r\n");
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: {door}\r\nConnection: {connection}\r\n{kind}{length}\r\n");
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     // The door closes without TLS's goodbye, which is no matter after a whole answer.

@@ -154,6 +154,7 @@ impl Front {
             tls: speaking.tls,
             h2c: speaking.h2c,
             announced_by: speaking.proxy_protocol.then(|| trusted.clone().into()),
+            leaving: None,
             drain: drain.clone(),
             crowd: None,
             open: metrics.open_connections.clone(),
