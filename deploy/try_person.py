@@ -83,20 +83,26 @@ class Client:
         return self.call("POST", R0 + "/login", {"type": "m.login.password", "identifier": identifier, "password": password}, expect)
 
 
+def mails_with(outbox, sid):
+    """Those in which this sid stands; a folder of files, as a maildir has them too."""
+    for name in os.listdir(outbox) if os.path.isdir(outbox) else []:
+        if not name.startswith("."):
+            with open(os.path.join(outbox, name), "rb") as file:
+                mail = email.message_from_binary_file(file, policy=email.policy.default)
+            if sid in mail.get_body(("plain",)).get_content():
+                yield mail
+
+
 def read_mail(outbox, sid, base):
     """The mail of this sid, and the link in it."""
     deadline = time.monotonic() + 10
-    while True:
-        found = [n for n in (os.listdir(outbox) if os.path.isdir(outbox) else []) if n.endswith("-%s.eml" % sid)]
-        if found:
-            break
+    while not (found := list(mails_with(outbox, sid))):
         if time.monotonic() > deadline:
             raise Unexpected("no mail for %s in the outbox" % sid)
         time.sleep(0.1)
     if len(found) != 1:
-        raise Unexpected("expected one mail, found %s" % found)
-    with open(os.path.join(outbox, found[0]), "rb") as file:
-        mail = email.message_from_binary_file(file, policy=email.policy.default)
+        raise Unexpected("expected one mail, found %d" % len(found))
+    mail = found[0]
     text = mail.get_body(("plain",)).get_content()
     show("|", "\n".join("%s: %s" % (name, mail[name]) for name in ("From", "To", "Subject", "Date")) + "\n\n" + text.strip())
     links = re.findall(re.escape(base) + r"/[^\s<>\"]+", text)
