@@ -3,6 +3,8 @@
 mod language;
 mod sms;
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::matrix::Purpose;
 pub use language::Language;
 use language::Languages;
 pub use sms::SmsFacts;
+pub use template::TEMPLATES;
 use template::{Templates, wrapped};
 
 const CONFIRM: &str = "confirm.html";
@@ -97,15 +100,26 @@ impl Wording {
     ) -> Result<Self, WordingError> {
         let (catalogues, templates): (Vec<_>, Vec<_>) =
             overrides.into_iter().partition(|(file, _)| file.strip_suffix(".json").is_some());
+        // What was compiled in is tried by the tests.
+        let is_as_built = catalogues.is_empty() && templates.is_empty();
         let languages = Languages::new(default_language, catalogues)?;
         let mut wording = Self { templates: Templates::new(templates)?, languages, style_hash: String::new() };
-        wording.style_hash = wording.try_everything()?;
+        let default = [wording.language(None)];
+        wording.style_hash = if is_as_built {
+            wording.try_everything(default.iter())?
+        } else {
+            wording.try_everything(wording.languages.all())?
+        };
         Ok(wording)
     }
 
     /// The best language there is for an `Accept-Language` field, or for a tag that `Language::as_str` gave.
     pub fn language(&self, accept_language: Option<&str>) -> Language {
         self.languages.negotiate(accept_language)
+    }
+
+    pub fn languages(&self) -> impl Iterator<Item = &Language> {
+        self.languages.all()
     }
 
     pub fn mail(&self, facts: &MailFacts<'_>) -> Result<MailText, WordingError> {
@@ -169,26 +183,31 @@ impl Wording {
     ) -> Result<BTreeMap<&'static str, Value>, WordingError> {
         let mut words: BTreeMap<String, Value> = BTreeMap::new();
         let (language, catalogue) = self.languages.catalogue(language);
+        let direction = catalogue.get("direction").map_or("ltr", String::as_str);
+        // A name from the left stands apart among words from the right, or its dots and what follows change places.
+        let apart = format!("\u{2068}{server_name}\u{2069}");
+        let fill = |(name, value)| (name, if name == "server_name" && direction == "rtl" { &*apart } else { value });
+        let fills: Vec<(&str, &str)> = fills.iter().copied().map(fill).collect();
         for section in sections {
             for (path, text) in catalogue {
                 let Some((parent, key)) = path.rsplit_once('.') else { continue };
                 if parent == *section {
-                    words.insert(key.to_owned(), language.fill(path, text, fills)?.into());
+                    words.insert(key.to_owned(), language.fill(path, text, &fills)?.into());
                 }
             }
         }
         Ok(BTreeMap::from([
             ("t", Value::from(words)),
             ("lang", language.as_str().into()),
-            ("dir", catalogue.get("direction").map_or("ltr", String::as_str).into()),
+            ("dir", direction.into()),
             ("server_name", server_name.into()),
         ]))
     }
 
-    /// Renders every mail, message and page in every language with sample values, and gives back the hash of the style.
-    fn try_everything(&self) -> Result<String, WordingError> {
+    /// Renders every mail, message and page in these languages with sample values, and gives back the hash of the style.
+    fn try_everything<'a>(&self, languages: impl Iterator<Item = &'a Language>) -> Result<String, WordingError> {
         let mut styles = Vec::new();
-        for language in self.languages.all() {
+        for language in languages {
             for purpose in Purpose::ALL {
                 for minutes in [1, 30, 60, 120, 24 * 60, 48 * 60] {
                     let lifetime = Duration::from_secs(60 * minutes);
@@ -216,7 +235,8 @@ impl std::fmt::Debug for Wording {
     }
 }
 
-fn samples() -> impl Iterator<Item = PageKind<'static>> {
+/// Every kind of page, with sample values.
+pub fn samples() -> impl Iterator<Item = PageKind<'static>> {
     use PageKind::{AlreadyConfirmed, Confirm, Confirmed, Invalid, Limited, TryLater};
     let confirm = |(purpose, next_link_host)| {
         let fields = &[("token", "0")];
@@ -235,157 +255,4 @@ fn style_of(page: &str) -> Option<&str> {
 fn style_hash(style: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, style.as_bytes());
     format!("sha256-{}", base64::engine::general_purpose::STANDARD.encode(digest))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOSTILE: &str = "\"'><svg onload=alert(1)>{{ 7*7 }}</style><a href=\"https://evil.example\">\r\nBcc: x@y";
-    const LINK: &str = "https://matrix.example.org/submit_token?token=0123&sid=shim_0&client_secret=a.b=c";
-
-    fn english() -> (Wording, Language) {
-        let wording = Wording::new("en", []).unwrap();
-        let language = wording.language(Some("en"));
-        (wording, language)
-    }
-
-    fn mail(purpose: Purpose, server_name: &str, link: &str) -> MailText {
-        let (wording, language) = english();
-        let lifetime = Duration::from_secs(3600);
-        wording.mail(&MailFacts { language: &language, purpose, server_name, link, lifetime }).unwrap()
-    }
-
-    fn page(kind: PageKind<'_>, server_name: &str) -> String {
-        let (wording, language) = english();
-        wording.page(&Page { language: &language, server_name, kind }).unwrap()
-    }
-
-    /// S§4.19.
-    #[test]
-    fn every_mail_says_what_for_where_how_long_and_what_to_do_if_it_was_not_you() {
-        let mut subjects = std::collections::BTreeSet::new();
-        for purpose in Purpose::ALL {
-            let mail = mail(purpose, "example.org", LINK);
-            let text = mail.text.split_whitespace().collect::<Vec<_>>().join(" ");
-            for sentence in ["If this was not you", "The link works for 1 hour.", "on example.org"] {
-                assert!(text.contains(sentence), "{purpose:?} text lacks {sentence}");
-                assert!(mail.html.contains(sentence), "{purpose:?} html lacks {sentence}");
-            }
-            assert!(mail.subject.contains("example.org") && !mail.subject.contains("http"));
-            subjects.insert(mail.subject);
-        }
-        assert_eq!(subjects.len(), Purpose::ALL.len());
-    }
-
-    #[test]
-    fn a_mail_holds_exactly_one_link_in_each_part() {
-        for purpose in Purpose::ALL {
-            let mail = mail(purpose, "example.org", LINK);
-            assert_eq!(mail.text.matches("://").count(), 1);
-            assert!(mail.text.lines().any(|line| line == LINK), "the link is a line of its own");
-            assert_eq!(mail.html.matches("://").count(), 1);
-            assert_eq!(mail.html.matches("href=").count(), 1);
-            assert!(mail.html.contains(&format!("<a href=\"{}\"", LINK.replace('&', "&amp;"))));
-        }
-    }
-
-    /// S§4.15.
-    #[test]
-    fn hostile_values_make_no_element_and_no_header_in_any_mail() {
-        for purpose in Purpose::ALL {
-            let (plain, hostile) = (mail(purpose, "x", "y"), mail(purpose, HOSTILE, HOSTILE));
-            assert_eq!(plain.html.matches('<').count(), hostile.html.matches('<').count());
-            assert!(!hostile.subject.contains(['\r', '\n']));
-        }
-    }
-
-    #[test]
-    fn hostile_values_make_no_element_on_any_page() {
-        let mut ran = 0;
-        for kind in samples() {
-            let hostile = match kind {
-                PageKind::Confirm { purpose, next_link_host, .. } => PageKind::Confirm {
-                    purpose,
-                    masked_address: HOSTILE,
-                    next_link_host: next_link_host.map(|_| HOSTILE),
-                    fields: &[(HOSTILE, HOSTILE)],
-                },
-                PageKind::Confirmed
-                | PageKind::AlreadyConfirmed
-                | PageKind::Invalid
-                | PageKind::TryLater
-                | PageKind::Limited => kind,
-            };
-            let (plain, hostile) = (page(kind, "example.org"), page(hostile, HOSTILE));
-            for mark in ["<", ">", "\""] {
-                assert_eq!(plain.matches(mark).count(), hostile.matches(mark).count(), "{mark} in {hostile}");
-            }
-            assert!(!hostile.contains("49"), "a value is never a template");
-            ran += 1;
-        }
-        assert_eq!(ran, 13);
-    }
-
-    #[test]
-    fn the_confirm_page_says_what_where_whose_and_what_to_do_if_it_was_not_you() {
-        for purpose in Purpose::ALL {
-            let fields = &[("token", "0123"), ("sid", "shim_0")];
-            let next_link_host = Some("app.example.net");
-            let masked_address = "a•••@example.com";
-            let page = page(PageKind::Confirm { purpose, masked_address, next_link_host, fields }, "example.org");
-            assert!(page.contains("If you did not ask for this, close this page."), "{purpose:?}");
-            for fact in [masked_address, "<dd>example.org</dd>", "<dd>app.example.net</dd>"] {
-                assert!(page.contains(fact), "{purpose:?} lacks {fact}");
-            }
-            assert_eq!(page.matches("<button type=\"submit\"").count(), 1);
-            assert!(page.contains("<form method=\"post\" action=\"?\""));
-            assert!(page.contains("<input type=\"hidden\" name=\"token\" value=\"0123\">"));
-        }
-    }
-
-    #[test]
-    fn every_page_stands_alone_and_speaks_to_a_screen_reader() {
-        for kind in samples() {
-            let page = page(kind, "example.org");
-            assert!(page.starts_with("<!DOCTYPE html>\n<html lang=\"en\" dir=\"ltr\">"));
-            for once in ["<main>", "<h1>", "<title>", "<style>", "name=\"viewport\"", "content=\"noindex\""] {
-                assert_eq!(page.matches(once).count(), 1, "{once}");
-            }
-            for never in ["://", "src=", "href=", "style=", "<script", "<link", "url(", "@import"] {
-                assert!(!page.contains(never), "{never}");
-            }
-            assert!(page.contains("prefers-color-scheme: dark") && page.contains(":focus-visible"));
-        }
-    }
-
-    #[test]
-    fn the_style_hash_is_that_of_the_style_on_the_page() {
-        let over = [("style.css".to_owned(), "p {\r\n color: red }".to_owned())];
-        let wording = Wording::new("en", over).unwrap();
-        // As `openssl dgst -sha256 -binary | base64` says of "p {\n color: red }".
-        assert_eq!(wording.style_hash(), "sha256-++wI16RAoC2SQAZ77WKyRauqH1O4ZVHUj5Kwxl7Iejg=");
-        let language = wording.language(None);
-        let page = Page { language: &language, server_name: "x", kind: PageKind::Invalid };
-        assert!(wording.page(&page).unwrap().contains("<style>p {\n color: red }</style>"));
-        assert_ne!(english().0.style_hash(), wording.style_hash());
-    }
-
-    #[test]
-    fn a_broken_override_fails_at_the_start_with_its_file_and_line() {
-        let fault = |file: &str, source: &str| {
-            Wording::new("en", [(file.to_owned(), source.to_owned())])
-                .err()
-                .map(|it| it.to_string())
-                .unwrap_or_default()
-        };
-        assert!(fault("mail.txt", "x\n{{ client_secret }}").starts_with("mail.txt:2: undefined value"));
-        assert!(fault("confirm.html", "{% block %}").starts_with("confirm.html:1: syntax error"));
-        assert_eq!(fault("notice.html", "no style").lines().count(), 1);
-        assert!(fault("nonsense.txt", "").contains("there is no such template"));
-        assert_eq!(
-            fault("en.json", r#"{"confirm":{"next":"{host}"}}"#),
-            "en.json: confirm.next: {host} is not known here"
-        );
-    }
 }

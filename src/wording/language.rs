@@ -1,7 +1,11 @@
 //! The words in each language: read, checked for completeness, chosen by `Accept-Language`.
 
+#[cfg(test)]
+mod built_in;
+mod plural;
+
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +15,22 @@ use super::WordingError;
 
 /// The catalogues compiled in, by tag; the first says which words there are. A file more in `config/languages/` and a
 /// row here is a language more.
-const BUILT_IN: [(&str, &str); 1] = [("en", include_str!("../../config/languages/en.json"))];
+const BUILT_IN: [(&str, &str); 12] = [
+    ("en", include_str!("../../config/languages/en.json")),
+    ("ar", include_str!("../../config/languages/ar.json")),
+    ("de", include_str!("../../config/languages/de.json")),
+    ("es", include_str!("../../config/languages/es.json")),
+    ("fr", include_str!("../../config/languages/fr.json")),
+    ("it", include_str!("../../config/languages/it.json")),
+    ("ja", include_str!("../../config/languages/ja.json")),
+    ("nl", include_str!("../../config/languages/nl.json")),
+    ("pl", include_str!("../../config/languages/pl.json")),
+    ("pt", include_str!("../../config/languages/pt.json")),
+    ("uk", include_str!("../../config/languages/uk.json")),
+    ("zh-hans", include_str!("../../config/languages/zh-Hans.json")),
+];
+/// A span of time is said in these; each has a text for every plural category of its language.
+const UNITS: [&str; 3] = ["minute", "hour", "day"];
 
 /// A language there is a catalogue for, as its tag.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,8 +101,8 @@ impl Languages {
             hours if hours % 60 == 0 => ("hour", hours / 60),
             _ => ("minute", minutes),
         };
-        let path = format!("lifetime.{unit}{}", if count == 1 { "" } else { "s" });
         let (language, catalogue) = self.catalogue(language);
+        let path = format!("lifetime.{unit}.{}", plural::category(language.as_str(), count));
         let text = catalogue.get(&path).map_or("", String::as_str);
         language.fill(&path, text, &[("count", &count.to_string())])
     }
@@ -100,7 +119,11 @@ impl Languages {
         if range == "*" {
             return Some(self.default.0.clone());
         }
-        let mut range = range.to_ascii_lowercase();
+        let range = range.to_ascii_lowercase();
+        self.look_up(range.clone()).or_else(|| self.look_up(with_script(&range)?))
+    }
+
+    fn look_up(&self, mut range: String) -> Option<Language> {
         loop {
             if let Some(found) = self.all().find(|language| language.as_str() == range) {
                 return Some(found.clone());
@@ -108,6 +131,17 @@ impl Languages {
             range.truncate(range.rfind('-')?);
         }
     }
+}
+
+/// Chinese as browsers ask for it, by region, with the script that is read there: who reads one is not given the other.
+fn with_script(range: &str) -> Option<String> {
+    let rest = range.strip_prefix("zh").filter(|rest| rest.is_empty() || rest.starts_with('-'))?;
+    let has = |wanted: &[&str]| rest.split('-').any(|subtag| wanted.contains(&subtag));
+    if has(&["hans", "hant"]) {
+        return None;
+    }
+    let script = if has(&["tw", "hk", "mo"]) { "hant" } else { "hans" };
+    Some(format!("zh-{script}{rest}"))
 }
 
 /// `de-AT;q=0.8` as its range and thousandths of weight; nothing when it is unwanted (`q=0`) or not understood.
@@ -154,14 +188,23 @@ fn flatten(path: &str, value: &Value, into: &mut Catalogue) -> Result<(), String
 fn check_complete(catalogues: &BTreeMap<Language, Catalogue>, reference: &Catalogue) -> Result<(), WordingError> {
     for (language, catalogue) in catalogues {
         let file = || format!("{}.json", language.as_str());
-        if let Some(missing) = reference.keys().find(|key| !catalogue.contains_key(*key)) {
+        let wanted = wanted_keys(language.as_str(), reference);
+        if let Some(missing) = wanted.iter().find(|key| !catalogue.contains_key(*key)) {
             return Err(fault(file(), format!("{missing}: missing")));
         }
-        if let Some(unknown) = catalogue.keys().find(|key| !reference.contains_key(*key)) {
+        if let Some(unknown) = catalogue.keys().find(|key| !wanted.contains(*key)) {
             return Err(fault(file(), format!("{unknown}: there is no such key")));
         }
     }
     Ok(())
+}
+
+/// English has them all, but for the plural categories that only another language has.
+fn wanted_keys(tag: &str, reference: &Catalogue) -> BTreeSet<String> {
+    let spans = UNITS
+        .into_iter()
+        .flat_map(|unit| plural::categories(tag).iter().map(move |category| format!("lifetime.{unit}.{category}")));
+    reference.keys().filter(|key| !key.starts_with("lifetime.")).cloned().chain(spans).collect()
 }
 
 /// `text` with its `{name}`s filled in, or which of them is unknown.
@@ -188,11 +231,6 @@ fn fault(file: String, why: String) -> WordingError {
 mod tests {
     use super::*;
 
-    fn with_german() -> Languages {
-        let (_, english) = BUILT_IN[0];
-        Languages::new("en", [("de.json".to_owned(), english.to_owned())]).unwrap()
-    }
-
     #[test]
     fn the_best_language_there_is_answers_accept_language() {
         let rows = [
@@ -200,23 +238,30 @@ mod tests {
             (Some(""), "en"),
             (Some("de"), "de"),
             (Some("DE-at"), "de"),
-            (Some("fr, de;q=0.5"), "de"),
+            (Some("sv, de;q=0.5"), "de"),
             (Some("de;q=0.5, en;q=0.75"), "en"),
             (Some("de;q=0.501, en;q=0.5"), "de"),
             (Some("de;q=0, *"), "en"),
             (Some("*, de;q=0.9"), "en"),
-            (Some("de;q=2, fr"), "en"),
+            (Some("de;q=2, sv"), "en"),
             (Some("de;q=nonsense"), "en"),
             (Some(";;;,,--,\u{0}"), "en"),
             (Some("-"), "en"),
+            (Some("pt-BR,pt;q=0.9,en;q=0.8"), "pt"),
+            (Some("zh"), "zh-hans"),
+            (Some("zh-CN,zh;q=0.9"), "zh-hans"),
+            (Some("zh-Hans-SG"), "zh-hans"),
+            (Some("zh-TW, ja;q=0.5"), "ja"),
+            (Some("zh-Hant-HK"), "en"),
+            (Some("ar-EG"), "ar"),
         ];
-        let languages = with_german();
+        let languages = Languages::new("en", []).unwrap();
         let mut ran = 0;
         for (accept, expected) in rows {
             assert_eq!(languages.negotiate(accept).as_str(), expected, "{accept:?}");
             ran += 1;
         }
-        assert_eq!(ran, 13);
+        assert_eq!(ran, 20);
     }
 
     #[test]
@@ -233,7 +278,7 @@ mod tests {
         let fault = |file: &str, source: &str| {
             Languages::new("en", [(file.to_owned(), source.to_owned())]).err().expect("a fault").to_string()
         };
-        assert_eq!(fault("de.json", "{}"), "de.json: already_confirmed.text: missing");
+        assert_eq!(fault("sv.json", "{}"), "sv.json: already_confirmed.text: missing");
         assert_eq!(fault("en.json", r#"{"mial":"x"}"#), "en.json: mial: there is no such key");
         assert!(fault("en.json", r#"{"mail":{"open":1}}"#).starts_with("en.json: mail.open: has to be a string"));
         assert!(fault("en.json", "{\n oops").contains("line 2"));
@@ -242,7 +287,10 @@ mod tests {
     #[test]
     fn an_unknown_default_language_is_refused_and_the_known_ones_are_named() {
         let fault = Languages::new("xx", []).err().expect("a fault");
-        assert_eq!(fault.to_string(), "xx.json: no such language; there are en");
+        assert_eq!(
+            fault.to_string(),
+            "xx.json: no such language; there are ar, de, en, es, fr, it, ja, nl, pl, pt, uk, zh-hans"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value
 use super::WordingError;
 
 /// The templates compiled in, by file name; `.html` is escaped as HTML.
-const TEMPLATES: [(&str, &str); 8] = [
+pub const TEMPLATES: [(&str, &str); 8] = [
     ("subject.txt", include_str!("../../config/templates/subject.txt")),
     ("mail.txt", include_str!("../../config/templates/mail.txt")),
     ("mail.html", include_str!("../../config/templates/mail.html")),

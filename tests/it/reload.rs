@@ -133,7 +133,7 @@ async fn routes_and_limits_are_those_that_were_written_last() {
 async fn templates_and_languages_are_those_that_lie_in_the_folder() {
     for every in WAYS {
         let (shim, _caller) = shim_before_caller(looking(every, ROOMY)).await;
-        let client = shim.client().with("Accept-Language", "de");
+        let client = shim.client().with("Accept-Language", "sv");
         let mailed = async |secret: &str| {
             client.request_token("register", "a@example.org", secret, 1).await.sid();
             shim.outbox().pop().unwrap()
@@ -141,12 +141,12 @@ async fn templates_and_languages_are_those_that_lie_in_the_folder() {
         assert!(mailed("a").await.contains("\r\nSubject: Confirm your email address"));
 
         // Until now there was no folder at all.
-        let german = include_str!("../../config/languages/en.json").replace("Confirm your email address for", "Moin,");
+        let swedish = include_str!("../../config/languages/en.json").replace("Confirm your email address for", "Hej,");
         let (folder, hidden) = ["templates", ".hidden"].map(|name| shim.config_file().with_file_name(name)).into();
         fs::create_dir(&hidden).unwrap();
-        fs::write(hidden.join("de.json"), german).unwrap();
+        fs::write(hidden.join("sv.json"), swedish).unwrap();
         shim.reload(|_| fs::rename(&hidden, &folder).unwrap()).await;
-        assert!(mailed("b").await.contains("\r\nSubject: Moin, example.org"));
+        assert!(mailed("b").await.contains("\r\nSubject: Hej, example.org"));
 
         shim.reload(|shim| shim.put("templates/subject.txt", "Hark, {{ server_name }}")).await;
         assert!(mailed("c").await.contains("\r\nSubject: Hark, example.org"));
@@ -311,7 +311,7 @@ async fn a_faulty_configuration_changes_nothing_and_says_so_until_it_is_correcte
             ("a CA that is none and a certificate that is none", path("tls.crt"), "none".to_owned(), leaf, 2),
             ("an empty secret", volume.path().join("password"), String::new(), "fresh".to_owned(), 1),
             ("a template with a slip", templates.join("mail.txt"), "{{ sever_name }}".into(), "{{ link }}".into(), 1),
-            ("a language half done", templates.join("de.json"), "{}".into(), "{ \"x\"".into(), 1),
+            ("a language half done", templates.join("sv.json"), "{}".into(), "{ \"x\"".into(), 1),
         ];
         let mut ran = 0;
         for (what, file, faulty, corrected, faults) in rows {

@@ -8,12 +8,16 @@ use http::HeaderValue;
 use threepid_shim::wording::Wording;
 
 const DEFAULT: &str = "en";
-const TAGS: [&str; 5] = ["de", "de-at", DEFAULT, "pt-br", "zh-hant-tw"];
+/// Files more, beside what is compiled in.
+const OTHERS: [&str; 3] = ["de-at", "pt-br", "zh-hant-tw"];
+const TAGS: [&str; 15] =
+    ["ar", "de", "de-at", DEFAULT, "es", "fr", "it", "ja", "nl", "pl", "pt", "pt-br", "uk", "zh-hans", "zh-hant-tw"];
 
 static WORDING: LazyLock<Wording> = LazyLock::new(|| {
-    let words = include_str!("../../../config/languages/en.json");
-    let others = TAGS.iter().filter(|tag| **tag != DEFAULT);
-    Wording::new(DEFAULT, others.map(|tag| (format!("{tag}.json"), words.to_owned()))).expect("the words are complete")
+    let (english, chinese) =
+        (include_str!("../../../config/languages/en.json"), include_str!("../../../config/languages/zh-Hans.json"));
+    let words = |tag: &str| if tag.starts_with("zh") { chinese } else { english }.to_owned();
+    Wording::new(DEFAULT, OTHERS.map(|tag| (format!("{tag}.json"), words(tag)))).expect("the words are complete")
 });
 
 pub fn run(data: &[u8]) {
@@ -31,14 +35,28 @@ fn expected(value: &str) -> &'static str {
         let range = parts.next().unwrap_or_default().to_ascii_lowercase();
         let quality = parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('='));
         let weight = quality.map_or(1000, thousandths);
-        let fits = |tag: &&&str| range == **tag || range.starts_with(&format!("{tag}-"));
-        let tag = TAGS.iter().filter(fits).max_by_key(|tag| tag.len()).copied();
+        let tag = longest(&range).or_else(|| longest(&scripted(&range)?));
         // The first of the heaviest.
         if let Some(tag) = tag.or((range == "*").then_some(DEFAULT)).filter(|_| weight > best.0) {
             best = (weight, tag);
         }
     }
     best.1
+}
+
+fn longest(range: &str) -> Option<&'static str> {
+    TAGS.into_iter().filter(|tag| range == *tag || range.starts_with(&format!("{tag}-"))).max_by_key(|tag| tag.len())
+}
+
+/// `zh-tw` as `zh-hant-tw`, `zh` as `zh-hans`.
+fn scripted(range: &str) -> Option<String> {
+    let mut subtags: Vec<&str> = range.split('-').collect();
+    if subtags.remove(0) != "zh" || subtags.contains(&"hans") || subtags.contains(&"hant") {
+        return None;
+    }
+    let traditional = ["tw", "hk", "mo"].iter().any(|region| subtags.contains(region));
+    let script = if traditional { "hant" } else { "hans" };
+    Some([&["zh", script], &subtags[..]].concat().join("-"))
 }
 
 /// RFC 9110's `qvalue`; what is none is worth nothing.
