@@ -1,6 +1,7 @@
 //! The command line's own definition, from which help, man page and completions are made; and what its smaller commands say.
 
 pub mod from_synapse;
+pub mod templates;
 pub mod version;
 mod yaml;
 
@@ -47,6 +48,9 @@ pub enum Command {
     /// Show or make a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at mails, messages and pages as they go out
+    #[command(subcommand)]
+    Templates(TemplatesCommand),
     /// Look at what the running shim knows
     #[command(subcommand)]
     Session(SessionCommand),
@@ -77,6 +81,23 @@ pub enum ConfigCommand {
     },
     /// Print a JSON schema of the configuration file, for editors and tools
     Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TemplatesCommand {
+    /// List the languages and templates there are, and which of them a file of wording.directory changes
+    List,
+    /// Write every mail, message and page with sample values into a folder
+    ///
+    /// A folder for each language: mails as .eml, their parts as .html and .txt, messages as .txt, pages as .html.
+    Render {
+        /// This language alone, as `templates list` has it
+        #[arg(long, value_name = "TAG")]
+        language: Option<String>,
+        /// Made where it is not there
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,6 +19,7 @@ use crate::telemetry::{Delivered, DeliveredBy, Metrics, RequestId};
 use crate::wording::MailText;
 
 use email::Mailer;
+pub use email::eml;
 use sms::Messenger;
 
 /// The way out for mails and messages.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use threepid_shim::command::{Cli, Command, ConfigCommand, SessionCommand, from_synapse, version};
+use threepid_shim::command::templates::{self, RenderError};
+use threepid_shim::command::{Cli, Command, ConfigCommand, SessionCommand, TemplatesCommand, from_synapse, version};
 use threepid_shim::config::{self, Config, Faults};
 use threepid_shim::doctor::Report;
 use threepid_shim::matrix::Sid;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Config(ConfigCommand::Dump) => configured(cli.config.as_deref(), |config| dump(&config)),
         Command::Config(ConfigCommand::Schema) => print(|out| writeln!(out, "{:#}", config::schema())),
         Command::Config(ConfigCommand::FromSynapse { files }) => from_synapse(&files),
+        Command::Templates(command) => configured(cli.config.as_deref(), |config| show_templates(&config, command)),
         Command::Session(SessionCommand::Show { sid }) => show_session(cli.config.as_deref(), &sid),
         Command::Version => print(version::write),
         Command::Doctor { json, send_test_mail } => doctor(cli.config.as_deref(), json, send_test_mail.as_deref()),
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 /// With the configuration, if it is good.
-fn configured(file: Option<&Path>, then: fn(Config) -> ExitCode) -> ExitCode {
+fn configured(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match load(file) {
         Ok(config) => then(config),
         Err(faults) => {
@@ -90,6 +92,22 @@ fn from_synapse(files: &[PathBuf]) -> ExitCode {
         Err(error) => {
             eprintln!("{error}");
             ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+fn show_templates(config: &Config, command: TemplatesCommand) -> ExitCode {
+    let done = match command {
+        TemplatesCommand::List => templates::list(config, &mut io::stdout().lock()),
+        TemplatesCommand::Render { language, out } => {
+            templates::render(config, language.as_deref(), &out, &mut |file| eprintln!("{}", file.display()))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            if matches!(error, RenderError::NoLanguage { .. }) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -110,6 +110,11 @@ impl Mailer {
     }
 }
 
+/// The bytes that would be sent.
+pub fn eml(email: &config::Email, server_name: &str, mail: &Mail) -> Result<Vec<u8>, DeliveryError> {
+    Mailer::new(email, server_name)?.composed(mail, &recipient(mail)?)
+}
+
 /// The canonical address itself, byte for byte: no second parser may change whom the mail goes to (CVE-2019-11340).
 fn recipient(mail: &Mail) -> Result<LettreAddress, DeliveryError> {
     let written = mail.to.expose();

@@ -315,3 +315,35 @@ async fn a_session_is_shown_on_its_way_from_mail_to_consumed_and_never_its_addre
     assert_eq!(nobody.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("nobody answers at "), "{nobody:?}");
 }
+
+#[test]
+fn templates_are_listed_and_written_out_as_they_would_go_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("not/there");
+    let good = format!("{GOOD}email = {{ transport = \"file\", from = \"Example <noreply@example.org>\" }}\n");
+    let listed = run(&good, &["templates", "list", "--config", "threepid-shim.toml"], &[]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let listed = said(&listed);
+    assert_eq!(listed.lines().filter(|line| line.starts_with("language")).count(), 12, "{listed}");
+    assert!(listed.contains("template  mail.html     built in"), "{listed}");
+
+    let render = |more: &[&str]| {
+        let words = ["templates", "render", "--config", "threepid-shim.toml", "--out", out.to_str().unwrap()];
+        run(&good, &[&words, more].concat(), &[])
+    };
+    let output = render(&["--language", "AR"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let files = std::fs::read_dir(out.join("ar")).unwrap().count();
+    assert_eq!(files, 4 * 4 + 13, "four files for each purpose, and every page");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1, "Arabic alone");
+    let eml = std::fs::read_to_string(out.join("ar/mail-register.eml")).unwrap();
+    assert!(eml.is_ascii() && eml.contains("\r\nSubject: =?utf-8?") && eml.contains("multipart/alternative"), "{eml}");
+    let page = std::fs::read_to_string(out.join("ar/page-confirm-register.html")).unwrap();
+    assert!(page.contains("<html lang=\"ar\" dir=\"rtl\">"), "{page}");
+
+    assert_eq!(render(&[]).status.code(), Some(0));
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 12);
+    let output = render(&["--language", "tlh"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no language tlh; there are ar, de, en"));
+}
