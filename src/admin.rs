@@ -40,7 +40,7 @@ impl Door for Admin {
                 Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be written\n".to_owned()),
             },
             (&Method::GET | &Method::HEAD, path) if path.starts_with(SESSIONS) => self.session(path).await,
-            _ => (StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n".to_owned()),
+            _ => (StatusCode::NOT_FOUND, "here are /healthz, /readyz, /metrics and /sessions/SID\n".to_owned()),
         };
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;

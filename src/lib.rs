@@ -24,7 +24,7 @@
 //! |---|---|
 //! | `lib` | every room |
 //! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` `supervisor` |
-//! | `command` | `config` `delivery` `wording` |
+//! | `command` | `config` `delivery` `serve` `wording` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
 //! | `front/fast` | `front/forward` `front/route` `homeserver` `serve` `wire` |

@@ -98,13 +98,14 @@ fn from_synapse(files: &[PathBuf]) -> ExitCode {
 
 fn show_templates(config: &Config, command: TemplatesCommand) -> ExitCode {
     let done = match command {
-        TemplatesCommand::List => templates::list(config, &mut io::stdout().lock()),
+        TemplatesCommand::List => templates::list(config).map(|text| print(|out| out.write_all(text.as_bytes()))),
         TemplatesCommand::Render { language, out } => {
-            templates::render(config, language.as_deref(), &out, &mut |file| eprintln!("{}", file.display()))
+            let said = &mut |file: &Path| eprintln!("{}", file.display());
+            templates::render(config, language.as_deref(), &out, said).map(|()| ExitCode::SUCCESS)
         }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             if matches!(error, RenderError::NoLanguage { .. }) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
@@ -117,14 +118,7 @@ fn show_session(file: Option<&Path>, sid: &str) -> ExitCode {
         eprintln!("{sid:?} is no sid of the shim: write shim_ and 32 digits");
         return ExitCode::from(USAGE);
     };
-    let config = match load(file) {
-        Ok(config) => config,
-        Err(faults) => {
-            eprintln!("{faults}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
-    };
-    match healthcheck::session(&config.listen.admin, &sid) {
+    configured(file, |config| match healthcheck::session(&config.listen.admin, &sid) {
         Ok(Some(shown)) => print(|out| out.write_all(shown.as_bytes())),
         Ok(None) => {
             eprintln!("no session has this sid, or it is over and forgotten");
@@ -134,7 +128,7 @@ fn show_session(file: Option<&Path>, sid: &str) -> ExitCode {
             eprintln!("{:#}", anyhow::Error::new(error));
             ExitCode::from(UNAVAILABLE)
         }
-    }
+    })
 }
 
 /// A closed pipe has read what it wanted; anything else leaves half of it unsaid.

@@ -25,7 +25,7 @@ use template::{Templates, wrapped};
 const CONFIRM: &str = "confirm.html";
 const NOTICE: &str = "notice.html";
 
-/// Every template and language, each rendered once when this was made.
+/// Every template and language there is, and none that cannot be rendered.
 pub struct Wording {
     templates: Templates,
     languages: Languages,
@@ -93,7 +93,7 @@ pub enum WordingError {
 
 impl Wording {
     /// `overrides` are files by name: a template replaces the built-in one, `en.json` the words it holds, and another
-    /// language's `.json` adds that language. All are rendered with sample values, so that a fault shows at the start.
+    /// language's `.json` adds that language. With any of them everything is rendered with sample values, so that a fault shows at the start.
     pub fn new(
         default_language: &str,
         overrides: impl IntoIterator<Item = (String, String)>,

@@ -164,8 +164,7 @@ fn listener(sheet: &mut Sheet, yaml: &Value) {
         None => sheet.line(format!("url = \"http://{}:{port}\"", host(&addresses))),
     }
     let is_forwarded = found.get("x_forwarded") == Some(&Value::Bool(true));
-    let is_open =
-        path.is_none() && !addresses.iter().all(IpAddr::is_loopback) || addresses.is_empty() && path.is_none();
+    let is_open = path.is_none() && (addresses.is_empty() || !addresses.iter().all(IpAddr::is_loopback));
     if is_forwarded && !is_open {
         return;
     }

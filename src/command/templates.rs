@@ -1,13 +1,14 @@
 //! Mails, messages and pages as they go out, with sample values: which there are, and files of them to look at.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::delivery::{self, DeliveryError, Mail};
-use crate::matrix::{Address, Purpose, Sid, Timestamp};
+use crate::matrix::{Address, Purpose, Sid};
+use crate::serve::Clock;
 use crate::telemetry::RequestId;
 use crate::wording::{self, Language, MailFacts, Page, PageKind, SmsFacts, TEMPLATES, Wording, WordingError};
 
@@ -18,15 +19,15 @@ pub enum RenderError {
     NoLanguage { tag: String, known: String },
     #[error(transparent)]
     Wording(#[from] WordingError),
-    #[error("{0}")]
+    #[error(transparent)]
     Mail(#[from] DeliveryError),
     #[error("{}: {source}", file.display())]
     Write { file: PathBuf, source: io::Error },
 }
 
 /// A line for each language and each template: its name, and where it is from.
-pub fn list(config: &Config, out: &mut dyn Write) -> Result<(), RenderError> {
-    let write = |source| RenderError::Write { file: "standard output".into(), source };
+pub fn list(config: &Config) -> Result<String, RenderError> {
+    let mut text = String::new();
     let wording = made(config)?;
     let overrides: Vec<&str> = config.wording.templates.keys().map(String::as_str).collect();
     let built_in = Wording::new("en", [])?;
@@ -37,13 +38,14 @@ pub fn list(config: &Config, out: &mut dyn Write) -> Result<(), RenderError> {
             (true, Some(file)) => format!("built in, with words from {file}"),
             (false, file) => format!("from {}", file.unwrap_or(&"")),
         };
-        writeln!(out, "language  {:<14}{from}", language.as_str()).map_err(write)?;
+        // A String takes everything.
+        writeln!(text, "language  {:<14}{from}", language.as_str()).ok();
     }
     for (file, _) in TEMPLATES {
         let from = if overrides.contains(&file) { "from wording.directory" } else { "built in" };
-        writeln!(out, "template  {file:<14}{from}").map_err(write)?;
+        writeln!(text, "template  {file:<14}{from}").ok();
     }
-    Ok(())
+    Ok(text)
 }
 
 /// Writes into a folder for each language, or for one; says each file's name in `done` as soon as it is there.
@@ -101,13 +103,12 @@ fn rendered(config: &Config, wording: &Wording, language: &Language) -> Result<V
 
 fn eml(config: &Config, text: wording::MailText) -> Result<Vec<u8>, RenderError> {
     let why = |error: &dyn std::error::Error| DeliveryError::Compose { why: error.to_string() };
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mail = Mail {
         to: Address::email("alice@example.org").map_err(|error| why(&error))?,
         text,
         sid: Sid::from_random([0; 16]),
         request_id: RequestId::from_random([0; 8]),
-        now: Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or_default()),
+        now: Clock::system().now(),
     };
     Ok(delivery::eml(&config.email, &config.server_name, &mail)?)
 }

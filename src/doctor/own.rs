@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{Report, Verdict};
 use crate::config::{Config, EmailTransport, SmsTransport, SmtpTls};
 use crate::delivery::{Delivery, DeliveryError, Mail, Stage};
-use crate::matrix::{Address, Purpose, Sid, Timestamp};
+use crate::matrix::{Address, Purpose, Sid};
 use crate::random;
+use crate::serve::Clock;
 use crate::store::{Change, ForeignSid, Key, Store};
 use crate::telemetry::{Metrics, RequestId};
 use crate::wording::{MailFacts, Wording};
@@ -49,7 +50,7 @@ pub(super) async fn store(report: &mut Report, config: &Config) {
         Kind::File { .. } => "store.kind",
         Kind::Redis(_) => "store.url",
     };
-    let now = now();
+    let now = Clock::system().now();
     let tried = match Store::open(&config.store, &Metrics::new()) {
         Ok(store) => {
             // A record of its own that nobody asks for, and that is over at once: what can be written can be read.
@@ -140,7 +141,7 @@ async fn test_mail(config: &Config, delivery: &Delivery, to: &str) -> Result<(),
         text: wording.mail(&facts).map_err(|error| unwritten(&error))?,
         sid: Sid::from_random(random::bytes().map_err(no_randomness)?),
         request_id: RequestId::from_random(random::bytes().map_err(no_randomness)?),
-        now: now(),
+        now: Clock::system().now(),
     };
     delivery.mail(&mail).await.map_err(TestMail::Delivery)
 }
@@ -262,9 +263,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     out
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

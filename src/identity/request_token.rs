@@ -37,7 +37,14 @@ impl RequestToken {
             (in_flight::key(&asked.threepid, &asked.client_secret), self.clock.now(), self.config.load_full());
         let (note, allowed) =
             tokio::join!(in_flight::claim(&self.store, &key, now), self.allowance.take(&config, &asked.threepid, now));
-        Ok((note?.filter(|note| note.send_attempt == asked.send_attempt), Allowed(allowed)))
+        let allowed = Allowed(allowed);
+        match note {
+            Ok(note) => Ok((note.filter(|note| note.send_attempt == asked.send_attempt), allowed)),
+            Err(error) => {
+                self.give_back(&allowed).await;
+                Err(error.into())
+            }
+        }
     }
 
     /// Nothing is sent after all.
@@ -88,15 +95,17 @@ impl RequestToken {
             Medium::Email => config.session.unvalidated_lifetime,
             Medium::Msisdn => session::CODE_LIFETIME,
         };
-        let token = match medium {
-            Medium::Email => Token::from_random(random::bytes()?),
-            Medium::Msisdn => Token::code_from_random(random::bytes()?),
+        let (sid, _, token) = match self.keep(config, asked, note, allowed.0.is_ok().then_some(lifetime)).await {
+            Ok((sid, session::Asked::Same, _)) => {
+                self.give_back(&allowed).await;
+                return Ok((sid, To::Rest));
+            }
+            Ok(kept) => kept,
+            Err(refusal) => {
+                self.give_back(&allowed).await;
+                return Err(refusal);
+            }
         };
-        let (sid, attempt) = self.keep(config, asked, note, allowed.0.is_ok().then_some((&token, lifetime))).await?;
-        if attempt == session::Asked::Same {
-            self.give_back(&allowed).await;
-            return Ok((sid, To::Rest));
-        }
         let used = allowed.0?;
         let message = Message { config, asked, note, sid: &sid, token: &token, lifetime };
         let sent = match medium {
@@ -117,16 +126,20 @@ impl RequestToken {
         Ok(())
     }
 
-    /// The client's session, in which the token is stored before it is sent, so that nothing that was taken is unknown
-    /// here. No token: none may be sent.
+    /// The client's session, and a token that is stored in it before it is sent, so that nothing that was taken is unknown
+    /// here. No lifetime: it may not be sent, and is not stored.
     async fn keep(
         &self,
         config: &Config,
         asked: &Asked,
         note: &Note,
-        token: Option<(&Token, Duration)>,
-    ) -> Result<(Sid, session::Asked), Refusal> {
+        lifetime: Option<Duration>,
+    ) -> Result<(Sid, session::Asked, Token), Refusal> {
         let now = self.clock.now();
+        let token = match asked.threepid.medium {
+            Medium::Email => Token::from_random(random::bytes()?),
+            Medium::Msisdn => Token::code_from_random(random::bytes()?),
+        };
         let client = Client {
             threepid: &asked.threepid,
             purpose: note.purpose,
@@ -135,21 +148,22 @@ impl RequestToken {
         };
         let add = |session: &mut Session| {
             let attempt = session.asked(note.send_attempt);
-            if let (session::Asked::Mail, Some((token, lifetime))) = (attempt, token) {
-                session.add_token(token, note.next_link.clone(), note.request_id.clone(), now.after(lifetime));
+            if let (session::Asked::Mail, Some(lifetime)) = (attempt, lifetime) {
+                session.add_token(&token, note.next_link.clone(), note.request_id.clone(), now.after(lifetime));
             }
             attempt
         };
         let fresh = || Fresh::draw(now.after(config.session.unvalidated_lifetime));
         // One that nobody announced has no note, and is not alone with its client.
         if note.purpose != Purpose::Delegated
-            && let Some(kept) = self.store.change_or_begin(&client, note.current.as_ref(), fresh()?, now, add).await?
+            && let Some((sid, attempt)) =
+                self.store.change_or_begin(&client, note.current.as_ref(), fresh()?, now, add).await?
         {
-            return Ok(kept);
+            return Ok((sid, attempt, token));
         }
         let (sid, _) = self.store.find_or_begin(&client, fresh()?, now).await?;
         let attempt = self.store.update_session(&sid, now, add).await?;
-        Ok((sid, attempt.ok_or_else(Refusal::internal)?))
+        Ok((sid, attempt.ok_or_else(Refusal::internal)?, token))
     }
 
     async fn mail(&self, message: &Message<'_>) -> Result<(), Refusal> {

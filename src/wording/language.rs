@@ -29,6 +29,7 @@ const BUILT_IN: [(&str, &str); 12] = [
     ("uk", include_str!("../../config/languages/uk.json")),
     ("zh-hans", include_str!("../../config/languages/zh-Hans.json")),
 ];
+
 /// A span of time is said in these; each has a text for every plural category of its language.
 const UNITS: [&str; 3] = ["minute", "hour", "day"];
 
