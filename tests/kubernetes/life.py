@@ -1,7 +1,8 @@
-"""A pod, as the kubelet starts and ends it: the containers' order, their probes, their preStop hooks, SIGTERM, SIGKILL."""
+"""A pod, as the kubelet starts and ends it: its volumes, the containers' order, their probes, their preStop hooks, SIGTERM, SIGKILL."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,6 +52,12 @@ def get(port: int, path: str, timeout: float) -> int:
         return 0
 
 
+def metric(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(name + " ")).split()[1])
+
+
 def register(port: int) -> str:
     """An account at the homeserver itself; its access token."""
     body = {"username": "person", "password": "a-password", "auth": {"type": "m.login.dummy"}}
@@ -68,6 +75,18 @@ def stop_everything() -> None:
     for one in reversed(_started):
         one.kill()
     _started.clear()
+
+
+@dataclass(frozen=True)
+class Example:
+    """What is shipped: the pod, and what its volumes hold, by the name of the ConfigMap or Secret."""
+
+    spec: dict
+    objects: dict[tuple[str, str], dict[str, str]]
+
+    @property
+    def configuration(self) -> str:
+        return self.objects["ConfigMap", "threepid-shim"]["threepid-shim.toml"]
 
 
 @dataclass(frozen=True)
@@ -103,11 +122,35 @@ class Homeserver:
     kill = stop
 
 
+class Volume:
+    """A ConfigMap or a Secret in a pod: links to `..data`, itself a link, which alone is replaced when the object has changed."""
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.put(files)
+        for name in files:
+            (folder / name).symlink_to(f"..data/{name}")
+
+    def put(self, files: dict[str, str]) -> None:
+        before = self.folder / "..data"
+        old = before.resolve() if before.is_symlink() else None
+        new = self.folder / f"..{time.time_ns()}"
+        new.mkdir()
+        for name, text in files.items():
+            (new / name).write_text(text)
+        beside = self.folder / "..data_tmp"
+        beside.symlink_to(new.name)
+        beside.replace(before)
+        if old:
+            shutil.rmtree(old)
+
+
 class Redis:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, password: str) -> None:
         folder.mkdir()
         self.port = free_port()
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", folder]
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", folder, "--requirepass", password]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _started.append(self)
 
@@ -124,8 +167,10 @@ class Pod:
     """One pod: the shim as process 1 of namespaces of its own, and with the sidecar the homeserver beside it. `behind` are the
     balancers that lead to it, each with the name of the door."""
 
-    def __init__(self, name: str, spec: dict, configuration: dict, times: Times, shim: Path, folder: Path, behind: list) -> None:
-        self.name, self.times, self.folder, self._shim, self._behind = name, times, folder, shim, behind
+    def __init__(self, name: str, example: Example, shim: Path, folder: Path, behind: list) -> None:
+        self.name, self.folder, self._shim, self._behind = name, folder, shim, behind
+        spec, configuration = example.spec, toml(example.configuration)
+        self.times = Times.of(spec, configuration)
         containers = spec.get("initContainers", []) + spec["containers"]
         self._container = next(one for one in containers if one["name"] == "threepid-shim")
         self.sidecar = self._container in spec.get("initContainers", [])
@@ -135,19 +180,46 @@ class Pod:
         self._process: subprocess.Popen | None = None
         self._homeserver: Homeserver | None = None
         folder.mkdir()
+        self._mount(example)
         must(configuration["identity"]["name"].endswith(":8091"), "another identity door")
         self._settings = {
             "SERVER_NAME": "localhost",
             "PUBLIC_BASE_URL": "http://localhost",
             "STATE_DIR": str(folder / "state"),
-            "SHUTDOWN__DELAY": f"{int(times.delay * 1000)}ms",
-            "SHUTDOWN__GRACE": f"{int(times.drain * 1000)}ms",
+            "SHUTDOWN__DELAY": f"{int(self.times.delay * 1000)}ms",
+            "SHUTDOWN__GRACE": f"{int(self.times.drain * 1000)}ms",
             "HOMESERVER__URL": f"http://127.0.0.1:{self.homeserver_port}",
             "IDENTITY__NAME": f"localhost:{self._ports['identity']}",
             "EMAIL__TRANSPORT": "file",
             "EMAIL__FROM": "shim@example.org",
             "LIMITS__REQUEST_TOKEN_PER_IP": "1000000/1m",
         } | {f"LISTEN__{door.upper()}": f"127.0.0.1:{port}" for door, port in self._ports.items()}
+
+    def _mount(self, example: Example) -> None:
+        """Below the pod's folder, where the configuration is led to look for it: nothing of this machine is covered by a mount."""
+        self.volumes: dict[str, Volume] = {}
+        self._moved: dict[str, Path] = {}
+        self._arguments: list[str] = self._container["args"]
+        for mount in self._container["volumeMounts"]:
+            volume = next(one for one in example.spec["volumes"] if one["name"] == mount["name"])
+            name = volume.get("configMap", {}).get("name") or volume.get("secret", {}).get("secretName")
+            files = example.objects.get(("ConfigMap" if "configMap" in volume else "Secret", name or ""))
+            if files:
+                here = self.folder / mount["name"]
+                self.volumes[mount["name"]] = Volume(here, files)
+                self._arguments = [argument.replace(mount["mountPath"], str(here)) for argument in self._arguments]
+                self._moved[mount["mountPath"]] = here
+        self._config_volume = next(one for one in self.volumes.values() if (one.folder / "threepid-shim.toml").exists())
+        self.configure(example.configuration)
+
+    def configure(self, text: str) -> None:
+        """The ConfigMap as it is now."""
+        for path, here in self._moved.items():
+            text = text.replace(f'"{path}/', f'"{here}/')
+        self._config_volume.put({"threepid-shim.toml": text})
+
+    def reloads(self, outcome: str) -> float:
+        return metric(self._ports["admin"], f'threepid_shim_config_reloads_total{{outcome="{outcome}"}}')
 
     def port(self, door: str) -> int:
         return self._ports[door]
@@ -174,7 +246,7 @@ class Pod:
         log = (self.folder / "shim.log").open("a")
         environment = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"THREEPID_SHIM__{key}": value for key, value in self._settings.items()}
         apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        self._process = subprocess.Popen([*apart, self._shim], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self._process = subprocess.Popen([*apart, self._shim, *self._arguments], env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         _started.append(self)
         probe = self._container["startupProbe"]
         until(lambda: self.probe("startupProbe") == 200, f"{self.name}: the startup probe fails", probe["periodSeconds"] * probe["failureThreshold"])
