@@ -4,6 +4,7 @@
 //! `redis-server` on a free port of loopback.
 #![expect(
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -16,6 +17,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use threepid_shim::config::{self, RedisServers, RedisUrl};
@@ -25,8 +27,8 @@ use threepid_shim::session::{Owner, Session};
 use threepid_shim::store::{Client, Edit, Effect, Fresh, Key, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 
-/// Tasks that fill, so that what waits for a disk or a network waits together.
-const FILLING: usize = 256;
+/// Tasks that fill, so that what waits for a disk or a network waits together: a store on a disk syncs once for all who wait.
+const FILLING: usize = 2048;
 /// Tasks while it is measured, and what each does of both kinds.
 const MEASURING: usize = 8;
 const EACH: usize = 1000;
@@ -71,7 +73,7 @@ async fn row(kind: &str, sessions: usize) -> String {
     let open = || Arc::new(Store::open(&config, &Metrics::new()).unwrap());
     let (store, resident) = (open(), resident());
     let empty = redis.as_ref().map(Redis::used);
-    let sids = fill(&store, sessions).await;
+    let sids = fill(kind, &store, sessions).await;
     let names = (sids.len() * (size_of::<Sid>() + 32)) as u64;
     let bytes = match (kind, &redis, empty) {
         ("file", ..) => std::fs::metadata(folder.path().join("sessions.redb")).unwrap().len(),
@@ -105,24 +107,35 @@ async fn row(kind: &str, sessions: usize) -> String {
     format!("| {kind} | {sessions} | {} {at} | {asked} | {told} | {start} |", bytes / sessions as u64)
 }
 
-/// Sessions that were mailed a link and wait for the click.
-async fn fill(store: &Arc<Store>, sessions: usize) -> Vec<Sid> {
+/// Sessions that were mailed a link and wait for the click. Says every ten seconds how far it is.
+async fn fill(kind: &str, store: &Arc<Store>, sessions: usize) -> Vec<Sid> {
+    let (began, done) = (Instant::now(), Arc::<AtomicUsize>::default());
     let tasks: Vec<_> = (0..FILLING)
         .map(|task| {
-            let store = Arc::clone(store);
+            let (store, done) = (Arc::clone(store), Arc::clone(&done));
             tokio::spawn(async move {
                 let mut sids = Vec::new();
                 for n in (task..sessions).step_by(FILLING) {
                     sids.push(begin(&store, &person(n)).await);
+                    done.fetch_add(1, Ordering::Relaxed);
                 }
                 sids
             })
         })
         .collect();
+    let kind = kind.to_owned();
+    let telling = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let (done, took) = (done.load(Ordering::Relaxed), began.elapsed().as_secs());
+            eprintln!("{kind}: {done} of {sessions} sessions after {took} s");
+        }
+    });
     let mut sids = Vec::with_capacity(sessions);
     for task in tasks {
         sids.extend(task.await.unwrap());
     }
+    telling.abort();
     sids
 }
 

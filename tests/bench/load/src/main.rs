@@ -11,6 +11,7 @@ mod open;
 mod respond;
 mod start;
 mod tls;
+mod verify;
 mod wire;
 
 use arguments::Arguments;
@@ -21,7 +22,9 @@ load open       --to ADDR WINDOW [--connections N] [--target PATH] [--rate N]
 load handshakes --to ADDR WINDOW [--threads N]        a new TLS connection for every request
 load hold       --to ADDR --responder ADDR [--connections N] [--pids P,P]
 load start      --to ADDR [--core N] -- COMMAND...    time from the command's start to its first answer
-load homeserver --listen ADDR --identity ADDR         answers requestToken by asking the identity server
+load homeserver --listen ADDR --identity ADDR,ADDR    answers requestToken by asking the identity servers in turn
+load verify     --to ADDR,ADDR --identity ADDR,ADDR --listen ADDR --mail ADDR WINDOW [--connections N]
+                whole verifications through several shims, with homeserver and mail server in this process
 WINDOW: [--seconds S] [--warm S] [--pids P,P] [--core N]: what is counted, and whose CPU time";
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -37,6 +40,7 @@ fn main() {
         "hold" => hold::run,
         "start" => start::run,
         "homeserver" => homeserver::run,
+        "verify" => verify::run,
         _ => {
             eprintln!("{USAGE}");
             std::process::exit(64);
