@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::client::{Client, PASSWORD, creds};
 use crate::legacy::{EVERY_VERSION, Legacy, legacy, unique};
+use crate::postfix::parsed;
 use crate::shim::{Shim, Wanted};
 use crate::table::{MSC2263, WORKS, cell};
 
@@ -133,7 +134,7 @@ async fn mail_and_page_are_in_the_language_that_was_asked_for() {
     let client = shim.client().with("Accept-Language", "ar-EG, en;q=0.5");
     let (name, secret) = (unique("arabic"), unique("secret"));
     let sid = client.request_token("register", &format!("{name}@example.org"), &secret, 1).await.sid();
-    let mail = read(shim.outbox().pop().unwrap().as_bytes());
+    let mail = parsed(&shim.outbox().pop().unwrap());
     let said = mail.to_string();
     assert!(said.contains("أكِّد عنوان بريدك الإلكتروني لدى \u{2068}localhost\u{2069}"), "the subject: {said}");
     assert!(said.contains("هذا الرابط صالح لمدة ساعة واحدة."), "the plural form of one: {said}");
