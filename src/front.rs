@@ -57,6 +57,7 @@ pub struct Worker {
 }
 
 impl Door for Worker {
+    const HTTP2: bool = true;
     type Body = Body;
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -72,6 +73,7 @@ impl Door for Worker {
 }
 
 impl Door for Front {
+    const HTTP2: bool = true;
     type Body = Body;
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {

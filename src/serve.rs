@@ -48,6 +48,9 @@ pub use workers::{Workers, WorkersError};
 /// What stands behind a socket: one answer for each request, which has one reading only (see `reading`) and carries a
 /// [`Stamp`], and when it asks for an upgrade the [`Drain`] that a tunnel has to heed.
 pub trait Door: Send + Sync + 'static {
+    /// Whether clients may speak HTTP/2 to it; what reads that is not compiled for a door without.
+    const HTTP2: bool = false;
+
     /// `From<Bytes>` is how `serve` itself says no.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
         + From<Bytes>

@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::connection::Socket;
 use super::patience::Patient;
 use super::phase::{Flight, Phase};
 use super::replay::Replay;
@@ -29,18 +29,14 @@ const BUFFER: usize = 2 * MAX_HEAD;
 pub(super) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves one request or all that come. After one: the socket, and what was read behind it; `None` when it is closed.
-pub(super) async fn serve<D, S>(
-    io: S,
+pub(super) async fn serve<D: Door>(
+    io: Socket,
     read: Vec<u8>,
     unusual: Unusual,
     peer: Peer,
     door: Arc<D>,
     serving: Serving,
-) -> Result<Option<(S, Vec<u8>)>, Failed>
-where
-    D: Door,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<Option<(Socket, Vec<u8>)>, Failed> {
     let phase = Phase::default();
     let service = service_fn(|request| {
         let flight = phase.begin();

@@ -5,7 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
@@ -18,12 +21,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to take the last of its answer.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// As it was accepted.
+pub(super) type Bare = Either<TcpStream, UnixStream>;
+/// As requests are read from it. One type for all, so that what reads them is compiled once for each door. Boxed: TLS is a
+/// kilobyte, which would be in each of the futures that a socket is handed to.
+pub(super) type Socket = Either<Bare, Box<TlsStream<Bare>>>;
+
 /// Serves one connection to its end. A panic in it stays in its task and is counted.
-pub(super) async fn serve<D, S>(mut io: S, mut peer: Peer, door: Arc<D>, serving: Serving)
-where
-    D: Door,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) async fn serve<D: Door>(mut io: Bare, mut peer: Peer, door: Arc<D>, serving: Serving) {
     let _counted = Counted::new(&serving);
     let Ok(_place) = serving.crowd.as_ref().map(Crowd::enter).transpose() else { return };
     if let Some(proxies) = &serving.announced_by {
@@ -43,7 +48,7 @@ where
     }
     let Ok(_place_of_peer) = serving.crowd.as_ref().map(|crowd| crowd.enter_as(peer)).transpose() else { return };
     let result = match &serving.tls {
-        None => in_clear(io, peer, door, &serving).await,
+        None => in_clear(Either::Left(io), peer, door, &serving).await,
         Some(tls) => in_tls(tls, io, peer, door, &serving).await,
     };
     if let Err(error) = result {
@@ -51,30 +56,23 @@ where
     }
 }
 
-async fn in_tls<D, S>(tls: &Tls, io: S, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
-where
-    D: Door,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn in_tls<D: Door>(tls: &Tls, io: Bare, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed> {
     let io = match Box::pin(tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(io))).await {
-        // A kilobyte, which would be in each of the futures that it is handed to.
         Ok(accepted) => Box::new(accepted?),
         Err(_elapsed) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
     };
-    if io.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+    let is_http2 = io.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+    let io = Either::Right(io);
+    if D::HTTP2 && is_http2 {
         let ended = elsewhere(serving, Box::pin(http2::serve(io, Vec::new(), peer, door, serving.clone()))).await;
         return ended.unwrap_or(Ok(()));
     }
     http1(io, Vec::new(), peer, door, serving).await
 }
 
-async fn in_clear<D, S>(mut io: S, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
-where
-    D: Door,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn in_clear<D: Door>(mut io: Socket, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed> {
     let mut read = Vec::new();
-    if serving.h2c && Box::pin(http2::is_begun(&mut io, &mut read, &serving.drain)).await? {
+    if D::HTTP2 && serving.h2c && Box::pin(http2::is_begun(&mut io, &mut read, &serving.drain)).await? {
         let ended = elsewhere(serving, Box::pin(http2::serve(io, read, peer, door, serving.clone()))).await;
         return ended.unwrap_or(Ok(()));
     }
@@ -82,11 +80,13 @@ where
 }
 
 /// Requests that the door does not carry itself are hyper's, one by one or with all that follow.
-async fn http1<D, S>(mut io: S, mut read: Vec<u8>, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed>
-where
-    D: Door,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn http1<D: Door>(
+    mut io: Socket,
+    mut read: Vec<u8>,
+    peer: Peer,
+    door: Arc<D>,
+    serving: &Serving,
+) -> Result<(), Failed> {
     let mut carrying = Carrying::new(peer, &serving.drain);
     while let Some(unusual) = door.carry(&mut io, &mut read, &mut carrying).await {
         // Boxed where it is made: what a future holds by name has a place in it for as long as it lives.

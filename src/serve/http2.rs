@@ -19,11 +19,12 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::by_hyper::Failed;
+use super::connection::Socket;
 use super::patience::{HEAD, IDLE, STALLED};
 use super::replay::Replay;
 use super::{Door, Drain, Peer, Serving, Stamp, Unusual, reading};
@@ -92,11 +93,13 @@ where
 }
 
 /// Serves a connection of HTTP/2 to its end. `read`: what was read of it before.
-pub(super) async fn serve<D, S>(io: S, read: Vec<u8>, peer: Peer, door: Arc<D>, serving: Serving) -> Result<(), Failed>
-where
-    D: Door,
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) async fn serve<D: Door>(
+    io: Socket,
+    read: Vec<u8>,
+    peer: Peer,
+    door: Arc<D>,
+    serving: Serving,
+) -> Result<(), Failed> {
     let streams = Arc::new(Streams::new());
     let (clock, counted) = (serving.clock.clone(), Arc::clone(&streams));
     let service = service_fn(move |request| {

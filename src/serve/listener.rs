@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
 
 use std::net::TcpListener as BoundTcp;
 use std::os::unix::net::UnixListener as BoundUnix;
@@ -236,9 +237,9 @@ fn start<D: Door>(accepted: Accepted, door: Arc<D>, serving: Serving) {
                 tracing::debug!(%error, "cannot set socket options");
             }
             let peer = Peer::Ip(peer.ip().to_canonical());
-            drain.spawn(connection::serve(stream, peer, door, serving));
+            drain.spawn(connection::serve(Either::Left(stream), peer, door, serving));
         }
-        Accepted::Unix(stream) => drain.spawn(connection::serve(stream, Peer::Local, door, serving)),
+        Accepted::Unix(stream) => drain.spawn(connection::serve(Either::Right(stream), Peer::Local, door, serving)),
     }
 }
 

@@ -60,6 +60,7 @@ struct Plain {
 }
 
 impl Door for Plain {
+    const HTTP2: bool = true;
     type Body = Body;
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
