@@ -1,6 +1,7 @@
 //! A mail or message to a threepid: delivered, or why not. Says who failed and where, never to whom or with which link
 //! or code.
 
+mod course;
 pub mod dial;
 mod email;
 mod sms;
@@ -18,6 +19,7 @@ use crate::matrix::{Address, Medium, Sid, Timestamp};
 use crate::telemetry::{Delivered, DeliveredBy, Metrics, RequestId};
 use crate::wording::MailText;
 
+use course::Course;
 use email::Mailer;
 pub use email::eml;
 use sms::Messenger;
@@ -83,6 +85,8 @@ pub enum Stage {
     /// The recipient was refused, by a mail server or by a gateway.
     Rcpt,
     Data,
+    /// The goodbye, which fails nothing.
+    Quit,
     /// A gateway has the request, or a part of it.
     Gateway,
     Deadline,
@@ -90,6 +94,41 @@ pub enum Stage {
 }
 
 impl Stage {
+    const ALL: [Self; 15] = [
+        Self::Setup,
+        Self::Compose,
+        Self::Wait,
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Ehlo,
+        Self::Auth,
+        Self::MailFrom,
+        Self::Rcpt,
+        Self::Data,
+        Self::Quit,
+        Self::Gateway,
+        Self::Deadline,
+        Self::Outbox,
+    ];
+
+    /// Whether a delivery of this medium can fail there.
+    fn fails(self, medium: Medium) -> bool {
+        match self {
+            Self::Quit => false,
+            Self::Ehlo | Self::Auth | Self::MailFrom | Self::Data | Self::Outbox => medium == Medium::Email,
+            Self::Gateway => medium == Medium::Msisdn,
+            Self::Setup
+            | Self::Compose
+            | Self::Wait
+            | Self::Dns
+            | Self::Connect
+            | Self::Tls
+            | Self::Rcpt
+            | Self::Deadline => true,
+        }
+    }
+
     /// The label in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,6 +143,7 @@ impl Stage {
             Self::MailFrom => "mail_from",
             Self::Rcpt => "rcpt",
             Self::Data => "data",
+            Self::Quit => "quit",
             Self::Gateway => "gateway",
             Self::Deadline => "deadline",
             Self::Outbox => "outbox",
@@ -194,13 +234,20 @@ impl Delivery {
         server_name: &str,
         metrics: Metrics,
     ) -> Result<Self, DeliveryError> {
-        Ok(Self { mailer: Mailer::new(email, server_name)?, messenger: Messenger::new(sms, server_name)?, metrics })
+        let (mailer, messenger) = (Mailer::new(email, server_name)?, Messenger::new(sms, server_name)?);
+        for medium in Medium::ALL {
+            let failed = Stage::ALL.into_iter().filter(|stage| stage.fails(medium)).map(Stage::as_str);
+            for outcome in failed.chain(["delivered"]) {
+                metrics.delivered.get_or_create(&Delivered { medium: medium.as_str(), outcome }).inc_by(0);
+            }
+        }
+        Ok(Self { mailer, messenger, metrics })
     }
 
     /// Hands a mail to the mail server. `Ok` means that the server has taken it.
     pub async fn mail(&self, mail: &Mail) -> Result<(), DeliveryError> {
         let began = Instant::now();
-        let result = self.mailer.send(mail).await;
+        let result = self.mailer.send(mail, &mut self.course(Medium::Email)).await;
         self.count(Medium::Email, began, result.as_ref().err());
         if let Err(error) = &result {
             let (request_id, sid, stage) = (&mail.request_id, mail.sid.as_str(), error.stage());
@@ -212,7 +259,7 @@ impl Delivery {
     /// Hands a message to the gateway. `Ok` means that the gateway has taken it.
     pub async fn sms(&self, sms: &Sms) -> Result<(), DeliveryError> {
         let began = Instant::now();
-        let result = self.messenger.send(sms).await;
+        let result = self.messenger.send(sms, &mut self.course(Medium::Msisdn)).await;
         self.count(Medium::Msisdn, began, result.as_ref().err());
         if let Err(error) = &result {
             let (request_id, sid, stage) = (&sms.request_id, sms.sid.as_str(), error.stage());
@@ -223,12 +270,16 @@ impl Delivery {
 
     /// All but a mail: the mail server up to the end of the login, or the outbox's folder.
     pub async fn try_mail(&self) -> Result<(), DeliveryError> {
-        self.mailer.try_out().await
+        self.mailer.try_out(&mut self.course(Medium::Email)).await
     }
 
     /// All but a message: a connection to the gateway, on which nothing is asked.
     pub async fn try_sms(&self) -> Result<(), DeliveryError> {
-        self.messenger.try_out().await
+        self.messenger.try_out(&mut self.course(Medium::Msisdn)).await
+    }
+
+    fn course(&self, medium: Medium) -> Course {
+        Course::new(medium, &self.metrics)
     }
 
     fn count(&self, medium: Medium, began: Instant, error: Option<&DeliveryError>) {

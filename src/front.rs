@@ -23,11 +23,12 @@ use crate::matrix::{Errcode, Refusal};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::{Carrying, Door, Unusual};
-use crate::telemetry::{self, Metrics, Outcome, RequestId, Subject};
+use crate::telemetry::{self, Ended, Metrics, Outcome, RequestId, Subject};
 use confirm::Confirm;
 use fast::Fast;
 use forward::{Body, Forward};
 use request_token::RequestToken;
+pub use route::NAMES as ROUTES;
 use route::{Ours, Route};
 use separate_add::{Separate, SeparateAdd};
 use submit_token::SubmitToken;
@@ -125,6 +126,7 @@ impl Front {
         request.extensions_mut().insert(request_id.clone());
         let subject = Subject::default();
         request.extensions_mut().insert(subject.clone());
+        subject.note_trace(request.headers());
         if let Some(medium) = ours.medium() {
             subject.note_medium(medium);
         }
@@ -133,19 +135,20 @@ impl Front {
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
         let plain = if errcode.is_some() { Outcome::Refused } else { Outcome::Relayed };
         let outcome = response.extensions().get::<Outcome>().copied().unwrap_or(plain).as_str();
-        let took = began.elapsed();
-        self.metrics.count_intercepted(ours.name(), outcome, took);
-        let fault = telemetry::fault(response.status(), errcode.map(Errcode::as_str));
+        let (took, errcode) = (began.elapsed(), errcode.map(Errcode::as_str));
+        let fault = telemetry::fault(response.status(), errcode);
+        self.metrics.count_intercepted(&Ended { route: ours.name(), outcome, fault, errcode, took });
         tracing::info!(
             route = ours.name(),
             outcome,
             status = response.status().as_u16(),
-            errcode = errcode.map(Errcode::as_str).or(subject.errcode().filter(|_| !response.status().is_success())),
+            errcode = errcode.or(subject.errcode().filter(|_| !response.status().is_success())),
             sid = subject.sid(),
             medium = subject.medium(),
             fault = fault.as_str(),
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             %request_id,
+            trace_id = subject.trace_id(),
             "intercepted"
         );
         response

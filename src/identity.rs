@@ -24,6 +24,9 @@ pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
 
+/// What is counted here; what a client's request asks for is counted at the client door.
+pub const ROUTES: [&str; 3] = ["delegated.email", "delegated.msisdn", delegated::SUBMIT_TOKEN];
+
 /// The largest body a homeserver sends here.
 const BODY_LIMIT: usize = 64 * 1024;
 

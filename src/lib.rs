@@ -254,6 +254,9 @@ struct State {
 impl State {
     fn make(config: Config, clock: Clock) -> Result<Self, RunError> {
         let metrics = Metrics::new();
+        metrics.started.set(Duration::from_millis(clock.now().as_millis()).as_secs_f64());
+        metrics.expect_routes(&front::ROUTES);
+        metrics.expect_routes(&identity::ROUTES);
         let in_force = InForce::start(config, &metrics)?;
         let config = in_force.config.load();
         let forward = Forward::new(&config.homeserver, &config.trusted_proxies, metrics.clone());

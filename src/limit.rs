@@ -59,11 +59,14 @@ impl Limit {
 
     /// Takes one, or says after how long there will be one.
     pub async fn take(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Limited> {
-        if self.store.is_shared() {
-            let over = self.store.take(self.name, key, rate, now).await?;
-            return over.map_or(Ok(()), |over| Err(Limited::For(over)));
-        }
-        self.take_here(key, rate, now).map_err(Limited::For)
+        let over = if self.store.is_shared() {
+            self.store.take(self.name, key, rate, now).await?
+        } else {
+            self.take_here(key, rate, now).err()
+        };
+        let Some(over) = over else { return Ok(()) };
+        self.store.note_limited(self.name);
+        Err(Limited::For(over))
     }
 
     /// Gives one back that came to nothing.

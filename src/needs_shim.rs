@@ -63,10 +63,9 @@ impl NeedsShim {
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         let (head, ()) = request.into_parts();
         let asked = tokio::time::timeout(PATIENCE, self.forward.ask(&head, Bytes::new(), ANSWER_LIMIT)).await;
-        let Ok(Ok(answer)) = asked else { return Err(Unreachable) };
-        if answer.status() != StatusCode::OK {
-            return Err(Unreachable);
-        }
+        let answer = asked.ok().and_then(Result::ok).filter(|answer| answer.status() == StatusCode::OK);
+        self.metrics.homeserver_up.set(answer.is_some().into());
+        let Some(answer) = answer else { return Err(Unreachable) };
         if let (Some(learnt), config::NeedsShim::Auto) = (versions::learnt_msc2263(answer.body()), self.said) {
             self.remember(!learnt, look);
         }

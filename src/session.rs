@@ -72,6 +72,13 @@ pub enum Asked {
     Same,
 }
 
+/// Where a change has brought a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    Validated,
+    Consumed,
+}
+
 /// Why a link or a token is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Wrong {
@@ -114,6 +121,17 @@ impl Session {
             expires,
             owner: None,
             reservation: None,
+        }
+    }
+
+    /// Where it has come since it was like `before`.
+    pub fn reached_since(&self, before: &Self) -> Option<Reached> {
+        match (before.state, self.state) {
+            (State::Requested, State::Validated { .. }) => Some(Reached::Validated),
+            (State::Requested | State::Validated { .. }, State::Consumed { .. }) => Some(Reached::Consumed),
+            (State::Requested | State::Validated { .. }, State::Requested)
+            | (State::Validated { .. }, State::Validated { .. })
+            | (State::Consumed { .. }, _) => None,
         }
     }
 

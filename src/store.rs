@@ -21,7 +21,7 @@ pub use sessions::{Client, Fresh};
 use crate::config;
 use crate::matrix::{ClientSecret, Digest, Errcode, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::session::Session;
-use crate::telemetry::{Metrics, StoreOperation};
+use crate::telemetry::{Metrics, StoreKind, StoreOperation};
 use file::{File, FileError};
 use memory::Memory;
 use redis::{LinkError, Redis};
@@ -192,6 +192,12 @@ impl Store {
             config::Store::File { directory } => Records::File(File::open(directory)?),
             config::Store::Redis(redis) => Records::Redis(Redis::open(redis)?),
         };
+        let kind = match &records {
+            Records::Memory(_) => "memory",
+            Records::File(_) => "file",
+            Records::Redis(_) => "redis",
+        };
+        metrics.store_kind.get_or_create(&StoreKind { kind }).set(1);
         Ok(Self { records, metrics: metrics.clone() })
     }
 

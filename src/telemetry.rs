@@ -1,5 +1,7 @@
 //! Log format, metrics, and what is never written down: no address, `client_secret`, token, access token, body or query.
 
+mod exposition;
+mod labels;
 mod metrics;
 
 use std::fmt;
@@ -16,10 +18,22 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::matrix::{Medium, Sid};
 
-pub use metrics::{Delivered, DeliveredBy, Intercepted, Metrics, Reloaded, StoreOperation, TurnedAway};
+pub use labels::{
+    Delivered, DeliveredBy, Intercepted, LimitReached, Reloaded, Staged, StoreKind, StoreOperation, TurnedAway,
+    Verified,
+};
+pub use metrics::{Ended, Metrics};
 
 /// The level in force: the log is the process's, and so is this.
 static LEVEL: OnceLock<reload::Handle<Targets, Spans>> = OnceLock::new();
+
+/// Where the sources were a git repository; `deploy/build` says so.
+const COMMIT: Option<&str> = option_env!("THREEPID_SHIM_COMMIT");
+
+/// What the program was made of, or `unknown`.
+pub fn commit() -> &'static str {
+    COMMIT.filter(|commit| !commit.is_empty()).unwrap_or("unknown")
+}
 
 /// Begins to log to standard error.
 pub fn init(log: &Log) {
@@ -89,6 +103,7 @@ struct Known {
     sid: OnceLock<Sid>,
     medium: OnceLock<Medium>,
     relayed_errcode: OnceLock<String>,
+    trace_id: OnceLock<String>,
 }
 
 impl Subject {
@@ -119,12 +134,28 @@ impl Subject {
         }
     }
 
+    /// Of a `traceparent` ([Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header)), so that the line can be
+    /// found by it; the field itself goes on as it came.
+    pub fn note_trace(&self, headers: &http::HeaderMap) {
+        let mut fields = headers.get_all("traceparent").iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else { return };
+        let Some(trace_id) = field.to_str().ok().and_then(|field| field.split('-').nth(1)) else { return };
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if trace_id.len() == 32 && trace_id.bytes().all(is_digit) && trace_id.bytes().any(|byte| byte != b'0') {
+            self.0.trace_id.get_or_init(|| trace_id.to_owned());
+        }
+    }
+
     pub fn sid(&self) -> Option<&str> {
         self.0.sid.get().map(Sid::as_str)
     }
 
     pub fn medium(&self) -> Option<&'static str> {
         self.0.medium.get().map(|medium| medium.as_str())
+    }
+
+    pub fn trace_id(&self) -> Option<&str> {
+        self.0.trace_id.get().map(String::as_str)
     }
 
     pub fn errcode(&self) -> Option<&str> {
@@ -145,6 +176,9 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// All but none.
+    pub const ALL: [Self; 6] = [Self::Client, Self::Homeserver, Self::Store, Self::Smtp, Self::Sms, Self::Shim];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -191,5 +225,37 @@ impl Outcome {
             Self::WouldForward => "would_forward",
             Self::WouldRefuse => "would_refuse",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_32_hexadecimal_digits_of_the_only_traceparent_or_none() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let noted = |fields: &[&str]| {
+            let (subject, mut headers) = (Subject::default(), http::HeaderMap::new());
+            for field in fields {
+                headers.append("traceparent", field.parse().unwrap());
+            }
+            subject.note_trace(&headers);
+            subject.trace_id().map(str::to_owned)
+        };
+        let good = format!("00-{trace}-00f067aa0ba902b7-01");
+        assert_eq!(noted(&[&good]).as_deref(), Some(trace));
+        for bad in [
+            "",
+            "-",
+            trace,
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-alice@example.org-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(noted(&[bad]), None, "{bad}");
+        }
+        assert_eq!(noted(&[&good, &good]), None, "two");
     }
 }

@@ -3,14 +3,12 @@
 use std::io::{self, Write};
 
 use crate::config::keys;
-
-/// Where the sources were a git repository; `deploy/build` says so.
-const COMMIT: Option<&str> = option_env!("THREEPID_SHIM_COMMIT");
+use crate::telemetry::commit;
 
 /// Version, commit, machine, and what each `kind` or `transport` may be.
 pub fn write(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "threepid-shim {}", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "commit           {}", COMMIT.filter(|commit| !commit.is_empty()).unwrap_or("unknown"))?;
+    writeln!(out, "commit           {}", commit())?;
     writeln!(out, "machine          {} {}", std::env::consts::ARCH, std::env::consts::OS)?;
     for key in keys().into_iter().filter(|key| ["store.kind", "email.transport", "sms.transport"].contains(&key.name)) {
         writeln!(out, "{:16} {}", key.name, key.takes.replace(" | ", " "))?;

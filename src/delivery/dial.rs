@@ -1,6 +1,7 @@
 //! The way to a mail server or gateway: its addresses in turn, TLS that is verified, and a deadline over it all.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,7 +28,14 @@ pub async fn by<T>(
 
 /// The first of the server's addresses that answers; one that is silent leaves time for the others.
 pub async fn connected(host: &str, port: u16, until: Instant) -> Result<TcpStream, DeliveryError> {
-    let addresses: Vec<_> = by(until, Stage::Dns, lookup_host((host, port))).await?.collect();
+    reached(resolved(host, port, until).await?, until).await
+}
+
+pub(super) async fn resolved(host: &str, port: u16, until: Instant) -> Result<Vec<SocketAddr>, DeliveryError> {
+    Ok(by(until, Stage::Dns, lookup_host((host, port))).await?.collect())
+}
+
+pub(super) async fn reached(addresses: Vec<SocketAddr>, until: Instant) -> Result<TcpStream, DeliveryError> {
     let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
         let patience = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);

@@ -11,8 +11,9 @@ use lettre::address::Address as LettreAddress;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 
+use super::course::Course;
 use super::smtp::{Letter, Server};
-use super::{DeliveryError, Mail};
+use super::{DeliveryError, Mail, Stage};
 use crate::config::{self, EmailTransport};
 
 /// The last second that RFC 5322's `Date` can tell (year 9999); beyond it lettre would panic.
@@ -45,27 +46,29 @@ impl Mailer {
         Ok(Self { from, domain, transport })
     }
 
-    pub(super) async fn try_out(&self) -> Result<(), DeliveryError> {
+    pub(super) async fn try_out(&self, course: &mut Course) -> Result<(), DeliveryError> {
         match &self.transport {
-            Transport::Smtp(server) => server.log_in().await,
+            Transport::Smtp(server) => server.log_in(course).await,
             Transport::File(directory) => try_folder(directory).map_err(|source| DeliveryError::Outbox { source }),
             Transport::Log => Ok(()),
         }
     }
 
-    pub(super) async fn send(&self, mail: &Mail) -> Result<(), DeliveryError> {
+    pub(super) async fn send(&self, mail: &Mail, course: &mut Course) -> Result<(), DeliveryError> {
         let to = recipient(mail)?;
         let message_id = self.message_id(mail);
         let (request_id, sid) = (&mail.request_id, mail.sid.as_str());
         match &self.transport {
             Transport::Smtp(server) => {
                 let bytes = self.composed(mail, &to)?;
-                let reply = server.send(&Letter { from: &self.from.email, to: &to, bytes: &bytes, mail }).await?;
+                let letter = Letter { from: &self.from.email, to: &to, bytes: &bytes, mail };
+                let reply = server.send(&letter, course).await?;
                 tracing::info!(%request_id, sid, message_id, reply, "mail handed over");
             }
             Transport::File(directory) => {
                 let (directory, bytes) = (directory.clone(), self.composed(mail, &to)?);
                 let (millis, sid) = (mail.now.as_millis(), sid.to_owned());
+                course.enter(Stage::Outbox);
                 let written = tokio::task::spawn_blocking(move || file_away(&directory, millis, &sid, &bytes)).await;
                 let file =
                     written.map_err(io::Error::other).flatten().map_err(|source| DeliveryError::Outbox { source })?;

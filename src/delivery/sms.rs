@@ -7,6 +7,7 @@ mod twilio;
 
 use std::fmt;
 
+use super::course::Course;
 use super::{DeliveryError, Sms};
 use crate::config::{self, SmsTransport};
 
@@ -31,15 +32,15 @@ impl Messenger {
         })
     }
 
-    pub(super) async fn try_out(&self) -> Result<(), DeliveryError> {
+    pub(super) async fn try_out(&self, course: &mut Course) -> Result<(), DeliveryError> {
         match self {
             Self::None | Self::Log => Ok(()),
-            Self::Twilio(twilio) => twilio.gateway.reach().await,
-            Self::Http(http) => http.gateway.reach().await,
+            Self::Twilio(twilio) => twilio.gateway.reach(course).await,
+            Self::Http(http) => http.gateway.reach(course).await,
         }
     }
 
-    pub(super) async fn send(&self, sms: &Sms) -> Result<(), DeliveryError> {
+    pub(super) async fn send(&self, sms: &Sms, course: &mut Course) -> Result<(), DeliveryError> {
         let (request_id, sid) = (&sms.request_id, sms.sid.as_str());
         let msisdn = msisdn(sms)?;
         match self {
@@ -50,11 +51,11 @@ impl Messenger {
             }
             Self::Log => tracing::info!(%request_id, sid, "a message would have been sent"),
             Self::Twilio(twilio) => {
-                let gateway_id = twilio.send(sms, msisdn).await?;
+                let gateway_id = twilio.send(sms, msisdn, course).await?;
                 tracing::info!(%request_id, sid, gateway_id, "message handed over");
             }
             Self::Http(http) => {
-                http.send(sms, msisdn).await?;
+                http.send(sms, msisdn, course).await?;
                 tracing::info!(%request_id, sid, "message handed over");
             }
         }
@@ -98,8 +99,12 @@ fn told(word: &str, sms: &Sms) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::{Address, Sid};
-    use crate::telemetry::RequestId;
+    use crate::matrix::{Address, Medium, Sid};
+    use crate::telemetry::{Metrics, RequestId};
+
+    pub(in crate::delivery::sms) fn course() -> Course {
+        Course::new(Medium::Msisdn, &Metrics::new())
+    }
 
     pub(in crate::delivery::sms) fn sms(to: &str) -> Sms {
         let to: Address = serde_json::from_value(to.into()).unwrap();
@@ -116,10 +121,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_number_of_e_164_reaches_no_gateway() {
         let messenger = Messenger::new(&config::Sms { transport: SmsTransport::Log, countries: vec![] }, "x").unwrap();
-        messenger.send(&sms("447700900123")).await.unwrap();
+        messenger.send(&sms("447700900123"), &mut course()).await.unwrap();
         for to in ["", "+447700900123", "0447700900123", "4477", "4477009001234567", "44 7700900123", "a@b.c", "٤٤٧٧٠٠"]
         {
-            let error = messenger.send(&sms(to)).await.unwrap_err();
+            let error = messenger.send(&sms(to), &mut course()).await.unwrap_err();
             assert!(matches!(error, DeliveryError::Compose { .. }), "{to}");
             assert!(to.is_empty() || !error.to_string().contains(to));
         }
@@ -128,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_transport_no_message_is_said_to_be_sent() {
         let messenger = Messenger::new(&config::Sms::default(), "x").unwrap();
-        let error = messenger.send(&sms("447700900123")).await.unwrap_err();
+        let error = messenger.send(&sms("447700900123"), &mut course()).await.unwrap_err();
         assert_eq!(error.to_string(), "sms.transport: is \"none\"");
     }
 

@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::dial::{Tls, connected};
+use super::course::Course;
+use super::dial::Tls;
 use super::{DeliveryError, Mail, Stage, scrubbed};
 use crate::config::{Smtp, SmtpTls};
 
@@ -50,11 +51,12 @@ impl Server {
 
     /// Hands the letter over within the deadline, with one more try when the first failed in passing. Returns what the
     /// server said when it took the letter.
-    pub(super) async fn send(&self, letter: &Letter<'_>) -> Result<String, DeliveryError> {
+    pub(super) async fn send(&self, letter: &Letter<'_>, course: &mut Course) -> Result<String, DeliveryError> {
         let until = Instant::now() + self.smtp.deadline;
+        course.enter(Stage::Wait);
         let permit = timeout_at(until, self.permits.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(DeliveryError::Deadline { during: Stage::Wait }) };
-        let error = match self.hand_over(Some(letter), until).await {
+        let error = match self.hand_over(Some(letter), until, course).await {
             Err(error) if error.is_passing() => error,
             settled => return settled,
         };
@@ -64,38 +66,46 @@ impl Server {
         if again >= until {
             return Err(error);
         }
+        course.pause();
         sleep_until(again).await;
-        self.hand_over(Some(letter), until).await
+        self.hand_over(Some(letter), until, course).await
     }
 
     /// The whole dialogue up to the end of the login, and no mail.
-    pub(super) async fn log_in(&self) -> Result<(), DeliveryError> {
-        self.hand_over(None, Instant::now() + self.smtp.deadline).await.map(drop)
+    pub(super) async fn log_in(&self, course: &mut Course) -> Result<(), DeliveryError> {
+        self.hand_over(None, Instant::now() + self.smtp.deadline, course).await.map(drop)
     }
 
     /// Without a letter the dialogue ends behind the login.
-    async fn hand_over(&self, letter: Option<&Letter<'_>>, until: Instant) -> Result<String, DeliveryError> {
-        let tcp = connected(&self.smtp.host, self.smtp.port, until).await?;
+    async fn hand_over(
+        &self,
+        letter: Option<&Letter<'_>>,
+        until: Instant,
+        course: &mut Course,
+    ) -> Result<String, DeliveryError> {
+        let tcp = course.connect(&self.smtp.host, self.smtp.port, until).await?;
         let address = recipient(letter);
         match (&self.tls, self.smtp.tls) {
             (Some(tls), SmtpTls::Implicit) => {
-                let mut talk = Talk::new(tls.secured(tcp, until).await?, until, address);
+                let tls = course.secure(tls, tcp, until).await?;
+                let mut talk = Talk::new(tls, until, address, course);
                 talk.reply(Stage::Connect, 2).await?;
                 self.converse(talk, letter).await
             }
             (Some(tls), SmtpTls::Required) => {
-                let mut talk = Talk::new(tcp, until, address);
+                let mut talk = Talk::new(tcp, until, address, course);
                 talk.reply(Stage::Connect, 2).await?;
                 let offers = talk.command(Stage::Ehlo, Ehlo::new(self.hello.clone()), 2).await?;
                 if !offers.names("STARTTLS") {
                     return Err(DeliveryError::Unfit { stage: Stage::Tls, why: "it offers no STARTTLS" });
                 }
                 talk.command(Stage::Tls, Starttls, 2).await?;
-                let tls = tls.secured(talk.into_silent()?, until).await?;
-                self.converse(Talk::new(tls, until, address), letter).await
+                let tcp = talk.into_silent()?;
+                let tls = course.secure(tls, tcp, until).await?;
+                self.converse(Talk::new(tls, until, address, course), letter).await
             }
             (None, _) | (_, SmtpTls::None) => {
-                let mut talk = Talk::new(tcp, until, address);
+                let mut talk = Talk::new(tcp, until, address, course);
                 talk.reply(Stage::Connect, 2).await?;
                 self.converse(talk, letter).await
             }
@@ -110,7 +120,7 @@ impl Server {
         let result = self.transaction(&mut talk, letter).await;
         if matches!(result, Ok(_) | Err(DeliveryError::Refused { .. })) {
             // Taken is taken and refused is refused, whatever becomes of the goodbye.
-            drop(timeout(GOODBYE, talk.command(Stage::Data, Quit, 2)).await);
+            drop(timeout(GOODBYE, talk.command(Stage::Quit, Quit, 2)).await);
         }
         result.map(|taken| scrubbed(&taken.text(), recipient(letter)))
     }

@@ -186,6 +186,7 @@ fn mail_failed(report: &mut Report, config: &Config, error: &DeliveryError) {
         | Stage::Auth
         | Stage::Data
         | Stage::Gateway
+        | Stage::Quit
         | Stage::Outbox => ("email.host", "write a mail server that takes mail from this machine"),
     };
     report.bad("mail", says, key, write);

@@ -76,6 +76,25 @@ impl Route {
     }
 }
 
+/// Every name that one of ours has.
+pub const NAMES: [&str; 15] = [
+    "register.email",
+    "register.msisdn",
+    "password.email",
+    "password.msisdn",
+    "account_3pid.email",
+    "account_3pid.msisdn",
+    "complete.register",
+    "complete.password",
+    "complete.account_3pid",
+    "complete.other",
+    "add",
+    "bind",
+    "unbind",
+    "confirm",
+    "submit_token",
+];
+
 impl Ours {
     /// What the path itself says of it; of a completion only its session does.
     pub(super) fn medium(self) -> Option<Medium> {
@@ -128,6 +147,10 @@ mod tests {
             ("delete_devices/x", Route::Ours(Ours::ThreepidCreds(Completion::OtherUia))),
             ("keys/device_signing/upload", Route::Ours(Ours::ThreepidCreds(Completion::OtherUia))),
         ];
+        for (endpoint, route) in table {
+            let Route::Ours(ours) = route else { panic!("{endpoint}") };
+            assert!(NAMES.contains(&ours.name()), "{endpoint}");
+        }
         for version in ["r0", "unstable", "v2_alpha", "v3", "r0.5.0", "api/v1", "%72"] {
             for (endpoint, expected) in table {
                 let path = format!("/_matrix/client/{version}/{endpoint}");

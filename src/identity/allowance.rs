@@ -55,6 +55,7 @@ impl Daily {
         if self.0.update(&Key::new(today), now, count).await? {
             return Ok(today);
         }
+        self.0.note_limited("sms_per_day");
         Err(Limited::For(Duration::from_millis(DAY_MILLIS - now.as_millis() % DAY_MILLIS)))
     }
 

@@ -16,7 +16,9 @@ use crate::matrix::{self, Errcode, Medium, NextLink, Purpose, Refusal, Sid};
 use crate::random;
 use crate::session::Session;
 use crate::submission::{self, Submission};
-use crate::telemetry::{self, Outcome, RequestId, Subject};
+use crate::telemetry::{self, Ended, Outcome, RequestId, Subject};
+
+pub(super) const SUBMIT_TOKEN: &str = "delegated.submit_token";
 
 impl Identity {
     /// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`, which no request in flight asks for.
@@ -68,7 +70,7 @@ impl Identity {
         subject.note_medium(Medium::Msisdn);
         let submitted = self.submit(request, &subject).await;
         let answered = submitted.map(|()| matrix::json(StatusCode::OK, &serde_json::json!({ "success": true })));
-        self.note("delegated.submit_token", &answered, &subject, &request_id, began);
+        self.note(SUBMIT_TOKEN, &answered, &subject, &request_id, began);
         answered.or_else(|refusal| {
             if refusal.status != StatusCode::BAD_REQUEST {
                 return Err(refusal);
@@ -101,7 +103,8 @@ impl Identity {
             Err(refusal) => (Outcome::Refused, refusal.status, Some(refusal.errcode.as_str())),
         };
         let (outcome, took) = (outcome.as_str(), began.elapsed());
-        self.metrics.count_intercepted(route, outcome, took);
+        let fault = telemetry::fault(status, errcode);
+        self.metrics.count_intercepted(&Ended { route, outcome, fault, errcode, took });
         tracing::info!(
             route,
             outcome,
@@ -109,7 +112,7 @@ impl Identity {
             errcode,
             sid = subject.sid(),
             medium = subject.medium(),
-            fault = telemetry::fault(status, errcode).as_str(),
+            fault = fault.as_str(),
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             %request_id,
             "the homeserver asked by itself"

@@ -15,6 +15,8 @@ pub enum Medium {
 }
 
 impl Medium {
+    pub const ALL: [Self; 2] = [Self::Email, Self::Msisdn];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Email => "email",

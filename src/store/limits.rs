@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Records, Store, StoreError};
 use crate::config::Rate;
 use crate::matrix::{Digest, Timestamp};
+use crate::telemetry::LimitReached;
 
 impl Store {
     /// Whether other processes have it, too: then limits are counted here, else each process counts its own.
@@ -22,6 +23,11 @@ impl Store {
     ) -> Result<Option<Duration>, StoreError> {
         let Records::Redis(redis) = &self.records else { return Ok(None) };
         self.counted("limit", redis.take(&bucket(limit, key, rate), rate, now)).await
+    }
+
+    /// Counts something that a limit refused, wherever that is counted.
+    pub fn note_limited(&self, limit: &'static str) {
+        self.metrics.limits_reached.get_or_create(&LimitReached { limit }).inc();
     }
 
     /// Gives one back that came to nothing.

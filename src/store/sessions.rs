@@ -3,8 +3,8 @@
 use super::{Change, Current, Key, Store, StoreError};
 use crate::matrix::{ClientSecret, Digest, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::random;
-use crate::session::Session;
-use crate::telemetry::RequestId;
+use crate::session::{Reached, Session};
+use crate::telemetry::{RequestId, Verified};
 
 /// Whose session it is to be.
 #[derive(Debug)]
@@ -64,6 +64,7 @@ impl Store {
                 (if unchanged { Change::Put { record: record.clone(), until } } else { Change::Keep }, unchanged)
             };
             if self.update(&current, now, claim).await? {
+                self.metrics.sessions_begun.get_or_create(&labels(&session)).inc();
                 return Ok((sid, session));
             }
             self.update(&Key::session(&sid), now, |_| (Change::Remove, ())).await?;
@@ -106,6 +107,7 @@ impl Store {
         let (put, claimed) = tokio::join!(self.update(&session_key, now, put), self.update(&current_key, now, claim));
         put?;
         if claimed? {
+            self.metrics.sessions_begun.get_or_create(&labels(&session)).inc();
             return Ok(Some((sid, told)));
         }
         self.update(&session_key, now, |_| (Change::Remove, ())).await?;
@@ -123,14 +125,27 @@ impl Store {
             Some(mut session) => {
                 let before = session.clone();
                 let told = decide(&mut session);
+                let reached = session.reached_since(&before).map(|reached| (reached, labels(&session)));
                 let until = session.kept_until();
                 let change = if session == before { Change::Keep } else { Change::Put { record: session, until } };
-                (change, Some(told))
+                (change, Some((told, reached)))
             }
             None => (Change::Keep, None),
         };
-        self.update(&Key::session(sid), now, decide).await
+        let Some((told, reached)) = self.update(&Key::session(sid), now, decide).await? else { return Ok(None) };
+        if let Some((reached, labels)) = reached {
+            let sessions = match reached {
+                Reached::Validated => &self.metrics.sessions_validated,
+                Reached::Consumed => &self.metrics.sessions_consumed,
+            };
+            sessions.get_or_create(&labels).inc();
+        }
+        Ok(Some(told))
     }
+}
+
+fn labels(session: &Session) -> Verified {
+    Verified { purpose: session.purpose.as_str(), medium: session.threepid.medium.as_str() }
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::dial::{Tls, connected};
+use super::super::course::Course;
+use super::super::dial::Tls;
 use super::super::{DeliveryError, Sms, Stage};
 use crate::config;
 use crate::matrix::Digest;
@@ -60,8 +61,14 @@ impl Gateway {
     }
 
     /// Sends one request, whose target is a path. A connection that does not come up is tried once more; nothing else is.
-    pub(super) async fn ask(&self, mut request: Request<Full<Bytes>>, sms: &Sms) -> Result<Answer<'_>, DeliveryError> {
+    pub(super) async fn ask(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        sms: &Sms,
+        course: &mut Course,
+    ) -> Result<Answer<'_>, DeliveryError> {
         let until = Instant::now() + self.at.deadline;
+        course.enter(Stage::Wait);
         let permit = timeout_at(until, self.permits.acquire()).await;
         let Ok(Ok(permit)) = permit else { return Err(DeliveryError::Deadline { during: Stage::Wait }) };
         let headers = request.headers_mut();
@@ -69,7 +76,8 @@ impl Gateway {
         headers.insert(IDEMPOTENCY_KEY, idempotency_key(sms)?);
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static("application/json"));
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static("threepid-shim"));
-        let (mut sender, connection) = self.opened(sms, until).await?;
+        let (mut sender, connection) = self.opened(sms, until, course).await?;
+        course.enter(Stage::Gateway);
         match timeout_at(until, sender.send_request(request)).await {
             Ok(Ok(response)) => {
                 let (status, body) = (response.status(), response.into_body());
@@ -81,13 +89,13 @@ impl Gateway {
     }
 
     /// A connection, and nothing asked on it.
-    pub(super) async fn reach(&self) -> Result<(), DeliveryError> {
-        self.open(Instant::now() + self.at.deadline).await.map(drop)
+    pub(super) async fn reach(&self, course: &mut Course) -> Result<(), DeliveryError> {
+        self.open(Instant::now() + self.at.deadline, course).await.map(drop)
     }
 
     /// A connection, with one more try when the first failed in passing: nothing has been sent by then.
-    async fn opened(&self, sms: &Sms, until: Instant) -> Result<Opened, DeliveryError> {
-        let error = match self.open(until).await {
+    async fn opened(&self, sms: &Sms, until: Instant, course: &mut Course) -> Result<Opened, DeliveryError> {
+        let error = match self.open(until, course).await {
             Err(error) if error.is_passing() => error,
             settled => return settled,
         };
@@ -97,14 +105,15 @@ impl Gateway {
         if again >= until {
             return Err(error);
         }
+        course.pause();
         sleep_until(again).await;
-        self.open(until).await
+        self.open(until, course).await
     }
 
-    async fn open(&self, until: Instant) -> Result<Opened, DeliveryError> {
-        let tcp = connected(&self.at.host, self.at.port, until).await?;
+    async fn open(&self, until: Instant, course: &mut Course) -> Result<Opened, DeliveryError> {
+        let tcp = course.connect(&self.at.host, self.at.port, until).await?;
         match &self.tls {
-            Some(tls) => handshake(tls.secured(tcp, until).await?).await,
+            Some(tls) => handshake(course.secure(tls, tcp, until).await?).await,
             None => handshake(tcp).await,
         }
     }
@@ -177,7 +186,7 @@ fn idempotency_key(sms: &Sms) -> Result<HeaderValue, DeliveryError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::sms;
+    use super::super::tests::{course, sms};
     use super::*;
 
     fn gateway(https: bool, host: &str, port: u16) -> Gateway {
@@ -190,7 +199,7 @@ mod tests {
     async fn waiting_for_a_connection_counts_against_the_deadline() {
         let gateway = gateway(false, "127.0.0.1", 9);
         let _the_only_one = gateway.permits.acquire().await.unwrap();
-        let error = gateway.ask(Request::default(), &sms("447700900123")).await.err();
+        let error = gateway.ask(Request::default(), &sms("447700900123"), &mut course()).await.err();
         assert!(matches!(error, Some(DeliveryError::Deadline { during: Stage::Wait })), "{error:?}");
     }
 

@@ -8,6 +8,7 @@ use http_body_util::Full;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::super::course::Course;
 use super::super::{DeliveryError, Sms, Stage};
 use super::gateway::{Answer, Gateway};
 use super::template::{Context, Facts, Templates};
@@ -72,7 +73,7 @@ impl Http {
         Ok(made)
     }
 
-    pub(super) async fn send(&self, sms: &Sms, msisdn: &str) -> Result<(), DeliveryError> {
+    pub(super) async fn send(&self, sms: &Sms, msisdn: &str, course: &mut Course) -> Result<(), DeliveryError> {
         let to = format!("+{msisdn}");
         let facts = Facts {
             to: &to,
@@ -85,7 +86,7 @@ impl Http {
         let request = self
             .request(&facts)
             .map_err(|Unwritable { key, why }| DeliveryError::Compose { why: format!("{key}: {why}") })?;
-        let answer = self.gateway.ask(request, sms).await?;
+        let answer = self.gateway.ask(request, sms, course).await?;
         self.judged(answer, sms).await
     }
 

@@ -8,6 +8,7 @@ use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::Full;
 use serde::Deserialize;
 
+use super::super::course::Course;
 use super::super::{DeliveryError, Sms};
 use super::gateway::Gateway;
 use super::told;
@@ -45,8 +46,13 @@ impl Twilio {
     }
 
     /// Gives back what Twilio calls the message.
-    pub(super) async fn send(&self, sms: &Sms, msisdn: &str) -> Result<Option<String>, DeliveryError> {
-        let mut answer = self.gateway.ask(self.request(sms, msisdn), sms).await?;
+    pub(super) async fn send(
+        &self,
+        sms: &Sms,
+        msisdn: &str,
+        course: &mut Course,
+    ) -> Result<Option<String>, DeliveryError> {
+        let mut answer = self.gateway.ask(self.request(sms, msisdn), sms, course).await?;
         let said = answer.body_at_leisure().await.and_then(|body| serde_json::from_slice::<Said>(&body).ok());
         let said = said.unwrap_or_default();
         if answer.status == StatusCode::CREATED {

@@ -5,6 +5,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::super::course::Course;
 use super::super::dial::by;
 use super::super::{DeliveryError, Stage, scrubbed};
 
@@ -19,11 +20,12 @@ pub(super) struct Talk<'a, S> {
     until: Instant,
     /// Scrubbed out of whatever the server says.
     address: &'a str,
+    course: &'a mut Course,
 }
 
 impl<'a, S> Talk<'a, S> {
-    pub(super) fn new(stream: S, until: Instant, address: &'a str) -> Self {
-        Self { stream, unread: Vec::new(), until, address }
+    pub(super) fn new(stream: S, until: Instant, address: &'a str, course: &'a mut Course) -> Self {
+        Self { stream, unread: Vec::new(), until, address, course }
     }
 
     /// The bare stream, for TLS; not when the server, or whoever sits between, has said more than it was asked: those
@@ -65,11 +67,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<'_, S> {
     }
 
     async fn write(&mut self, stage: Stage, bytes: &[u8]) -> Result<(), DeliveryError> {
+        self.course.enter(stage);
         by(self.until, stage, self.stream.write_all(bytes)).await?;
         by(self.until, stage, self.stream.flush()).await
     }
 
     pub(super) async fn reply(&mut self, stage: Stage, class: u16) -> Result<Reply, DeliveryError> {
+        self.course.enter(stage);
         let unfit = |why| DeliveryError::Unfit { stage, why };
         let mut reply = Reply { code: 0, lines: Vec::new() };
         loop {
@@ -171,13 +175,18 @@ mod tests {
 
     use super::*;
 
+    fn course() -> Course {
+        Course::new(crate::matrix::Medium::Email, &crate::telemetry::Metrics::new())
+    }
+
     fn soon() -> Instant {
         Instant::now() + std::time::Duration::from_secs(5)
     }
 
     async fn replied(wire: &[u8], class: u16) -> Result<(u16, String), DeliveryError> {
         let stream = io::Cursor::new(wire.to_vec());
-        let mut talk = Talk::new(stream, soon(), "alice@example.org");
+        let mut course = course();
+        let mut talk = Talk::new(stream, soon(), "alice@example.org", &mut course);
         talk.reply(Stage::Ehlo, class).await.map(|reply| (reply.code, reply.text()))
     }
 
@@ -229,7 +238,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_is_not_sent_while_an_unasked_reply_is_in_hand() {
-        let mut talk = Talk::new(io::Cursor::new(b"220 hi\r\n250 injected\r\n".to_vec()), soon(), "a@b");
+        let wire = io::Cursor::new(b"220 hi\r\n250 injected\r\n".to_vec());
+        let mut course = course();
+        let mut talk = Talk::new(wire, soon(), "a@b", &mut course);
         talk.reply(Stage::Connect, 2).await.unwrap();
         assert!(matches!(talk.command(Stage::Ehlo, "EHLO x\r\n", 2).await, Err(DeliveryError::Unfit { .. })));
         assert!(matches!(talk.into_silent(), Err(DeliveryError::Unfit { stage: Stage::Tls, .. })));
