@@ -47,6 +47,7 @@ mod limits;
 mod lists;
 mod logged;
 mod mailbox;
+mod monitoring;
 mod observe;
 mod operations;
 mod pages;

@@ -11,7 +11,7 @@ use crate::client::{Client, PASSWORD, creds};
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{legacy, unique};
 use crate::process::Process;
-use crate::secure::{API, as_synapse, call_and_stay};
+use crate::secure::{API, Caller, as_synapse, call_and_stay};
 use crate::shim::{Reserved, Shim, Wanted, link_of};
 
 fn old() -> Vec<u8> {
@@ -299,4 +299,58 @@ async fn every_intercepted_request_is_one_line_and_one_id_ties_call_mail_and_cli
     {
         assert!(!log.contains(private), "{private} is in\n{log}");
     }
+}
+
+/// [Trace Context](https://www.w3.org/TR/trace-context/): the shim is no hop of a trace, and cuts none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_on_byte_for_byte_whatever_is_done_with_its_request_and_is_named_in_the_requests_line() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let door = Reserved::new(1).take();
+    let caller = Caller::start(&door, as_synapse, |request, said| match said {
+        Some(said) if request.line().contains("/requestToken") => homeserver::json("200 OK", &said.text()),
+        _ if request.line().contains("/versions") => old(),
+        _ => homeserver::json("200 OK", "{}"),
+    })
+    .await;
+    let shim = Process::start(&caller.address(), door, "").serving().await;
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let states = ["rojo=00f067aa0ba902b7,  Congo@x=t61rcWkgMzE=;p:8", "second=!~"];
+    let client = shim.client().with("TraceParent", &parent).with("tracestate", states[0]).with("tracestate", states[1]);
+    let sid = client.request_token("register", "a@example.org", "secret", 1).await.sid();
+    client.click(&link_of(&shim.outbox().pop().unwrap())).await;
+    client.register("a", creds(&sid, "secret")).await.ok();
+    client.call("account/3pid", json!({"three_pid_creds": {"sid": "1", "client_secret": "s", "id_server": "x"}})).await;
+    client.call("register/email/requestToken", json!({"id_server": "x", "id_access_token": "y"})).await;
+    client.call("delete_devices", json!({})).await;
+    client.get("/_matrix/client/versions").await;
+    client.get("/_matrix/client/r0/login").await;
+    client.clone().with("Expect", "100-continue").call("login", json!({})).await;
+    let requests: Vec<_> = caller
+        .homeserver
+        .requests()
+        .into_iter()
+        .filter(|request| request.field("host") != Some("localhost".into()))
+        .collect();
+    let mut seen: Vec<_> = requests.iter().map(|request| request.line().replace("/_matrix/client/", "")).collect();
+    for request in &requests {
+        assert_eq!(
+            (request.all("traceparent"), request.all("tracestate")),
+            (vec![parent.clone()], states.map(str::to_owned).to_vec())
+        );
+    }
+    seen.sort();
+    let expected = [
+        "GET r0/login HTTP/1.1",
+        "GET versions HTTP/1.1",
+        "POST r0/account/3pid HTTP/1.1",
+        "POST r0/delete_devices HTTP/1.1",
+        "POST r0/login HTTP/1.1",
+        "POST r0/register HTTP/1.1",
+        "POST r0/register/email/requestToken HTTP/1.1",
+        "POST r0/register/email/requestToken HTTP/1.1",
+    ];
+    assert_eq!(seen, expected);
+    shim.logged(|line| line["route"] == "complete.other").await;
+    let lines: Vec<_> = shim.lines().into_iter().filter(|line| line["message"] == "intercepted").collect();
+    assert!(lines.len() == 7 && lines.iter().all(|line| line["trace_id"] == TRACE), "{lines:#?}");
 }
