@@ -1,6 +1,6 @@
-//! The examples of `deploy/ingress`, as they are shipped, with real proxies before a real shim. Traefik's cannot be run here: Debian has no package of it.
+//! The examples of `deploy/ingress`, as they are shipped, with real proxies before a real shim.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
@@ -10,6 +10,8 @@ use crate::client::{Client, request_token_path};
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::port;
 use crate::shim::{Reserved, Shim, Wanted, authority};
+
+const TARGET: &str = "/_matrix/client/r0/directory/room/%23a%2Fb%3Aexample.org?from=a%2Bb&x=;";
 
 /// One process. Killed when dropped.
 struct Ingress {
@@ -53,6 +55,11 @@ impl Ingress {
 
 /// A client who lies about his address, sends a target that must not be decoded and a body larger than any buffer, and asks for a token.
 async fn serves(ingress: &mut Ingress, port: u16, homeserver: &Homeserver) {
+    serves_as(TARGET, ingress, port, homeserver).await;
+}
+
+/// The same for one that makes another target of it.
+async fn serves_as(becomes: &str, ingress: &mut Ingress, port: u16, homeserver: &Homeserver) {
     let client =
         Client::of(format!("localhost:{port}")).over_http2(&authority().ca).with("X-Forwarded-For", "192.0.2.1");
     let up = async {
@@ -62,10 +69,9 @@ async fn serves(ingress: &mut Ingress, port: u16, homeserver: &Homeserver) {
         }
     };
     soon("a proxy that listens", up).await;
-    let target = "/_matrix/client/r0/directory/room/%23a%2Fb%3Aexample.org?from=a%2Bb&x=;";
-    assert_eq!(client.get(target).await.status, 200);
+    assert_eq!(client.get(TARGET).await.status, 200);
     let request = of(homeserver, "/directory/room/");
-    assert_eq!(request.line(), format!("GET {target} HTTP/1.1"));
+    assert_eq!(request.line(), format!("GET {becomes} HTTP/1.1"));
     assert_eq!(request.all("x-forwarded-for"), ["127.0.0.1"], "{}", request.head());
 
     let body = vec![b'x'; 20 << 20];
@@ -140,4 +146,53 @@ async fn the_example_for_caddy_serves() {
     let around = ["{\n\tadmin off\n\tauto_https disable_redirects\n}\n", ""];
     let command = ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"];
     serves(&mut Ingress::start("Caddyfile", &changes, around, &command).await, port, &homeserver).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_for_traefik_serves() {
+    let ((homeserver, shim), port) = (behind().await, port());
+    let admin_port = format!("port: {}\n", shim.admin.rsplit(':').next().unwrap());
+    let shim_port = format!("url: http://{}\n", shim.clients);
+    let changes = [
+        ("matrix.example.org", "localhost"),
+        ("url: http://127.0.0.1:8080\n", &*shim_port),
+        ("port: 9091\n", &*admin_port),
+    ];
+    let (leaf, key) = (authority().leaf.display(), authority().key.display());
+    let certificate = format!("tls: {{certificates: [{{certFile: {leaf}, keyFile: {key}}}]}}\n");
+    // In its own folder it would take the file for what it calls static configuration.
+    let script = format!(
+        "folder=$PWD; cd /; exec {} --providers.file.filename=$folder/traefik.yaml \
+         --entrypoints.https.address=127.0.0.1:{port} --entrypoints.https.transport.respondingTimeouts.readTimeout=5m \
+         --global.checknewversion=false --global.sendanonymoususage=false",
+        installed("traefik").display()
+    );
+    let command = ["sh", "-c", &script];
+    let mut ingress = Ingress::start("traefik.yaml", &changes, ["", &certificate], &command).await;
+    // It listens before it has read the file.
+    soon("traefik has read its file", async {
+        while !routes(port) {
+            assert!(ingress.child.try_wait().unwrap().is_none(), "{}", ingress.log());
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // A bare semicolon is taken for a separator; Matrix' clients encode it.
+    serves_as(&TARGET.replace(';', "&"), &mut ingress, port, &homeserver).await;
+}
+
+/// Whether it takes requests, and knows whose they are.
+fn routes(port: u16) -> bool {
+    let url = format!("https://localhost:{port}/_matrix/client/r0/login");
+    let mut curl = Command::new("curl");
+    curl.args(["-sf", "-o", "/dev/null", "--max-time", "5", "--cacert"]).arg(&authority().ca).arg(url);
+    curl.status().unwrap().success()
+}
+
+/// What `tests/run` keeps outside Debian's packages.
+fn installed(tool: &str) -> PathBuf {
+    let cache = std::env::var_os("THREEPID_SHIM_TEST_CACHE").map(PathBuf::from);
+    let cache =
+        cache.unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap()).join(".cache/threepid-shim-tests"));
+    cache.join("tools/bin").join(tool)
 }
