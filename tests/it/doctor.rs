@@ -1,6 +1,8 @@
 //! `threepid-shim doctor`: everything around the shim is broken in turn, before a real Synapse, and it names the cause.
 
-use std::net::{SocketAddr, TcpListener};
+mod symptoms;
+
+use std::net::SocketAddr;
 use std::process::Command;
 
 use serde_json::Value;
@@ -53,7 +55,7 @@ impl Setup {
         let state = self.folder.path().join("state");
         let text = format!(
             "server_name = \"example.org\"\npublic_base_url = \"{base_url}\"\nstate_dir = \"{state}\"\n\
-             [listen]\nclients = [\"{clients}\"]\nidentity = [\"{identity}\"]\n\
+             [listen]\nclients = [\"{clients}\"]\nidentity = [\"{identity}\"]\nadmin = []\n\
              [homeserver]\nurl = \"http://{homeserver}\"\n{more_homeserver}\n\
              [identity]\nname = \"{name}\"\nallowed_peers = [\"{peers}\"]\n{tls}\n[email]\n{email}\n{rest}\n",
             state = state.display(),
@@ -127,8 +129,8 @@ async fn doctor_names_the_cause_of_every_broken_set_up_before_a_real_synapse() {
     let elsewhere = no_homeserver.address;
     let (login, plain, ca, sender) =
         (refuses_login.address(), no_starttls.address(), unknown_ca.address(), wants_login.address());
-    let closed = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let (gone, gone_mail, gone_sms, gone_redis, gone_link) = (closed(), closed(), closed(), closed(), closed());
+    // Of those that nobody is given who asks for any.
+    let (gone, gone_mail, gone_sms, gone_redis, gone_link) = (port(), port(), port(), port(), port());
     let rows: Vec<(&str, &[&str], Break)> = vec![
         row("homeserver gone", &["shim.toml: homeserver.url:"], move |it| it.homeserver = format!("127.0.0.1:{gone}")),
         row("no homeserver", &["shim.toml: homeserver.url:"], move |it| it.homeserver = nothing),

@@ -71,6 +71,11 @@ impl Legacy {
         tool
     }
 
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.state.path().join("homeserver.log")).unwrap()
+    }
+
     /// A client of the bare homeserver, around any shim.
     pub fn bare(&self) -> Client {
         Client::of(&self.address)
