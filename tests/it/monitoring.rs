@@ -89,6 +89,17 @@ impl Busy {
         Client::of(&self.shim.admin).get("/metrics").await.text()
     }
 
+    /// How often each stage was gone through.
+    async fn stages(&self, medium: &str) -> Vec<(String, String)> {
+        let count = format!("threepid_shim_delivery_stage_duration_seconds_count{{medium=\"{medium}\"}}");
+        let result = self.prometheus.query(&count).await["result"].clone();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let stages = result.as_array().unwrap().iter().map(|it| (text(&it["metric"]["stage"]), text(&it["value"][1])));
+        let mut stages: Vec<_> = stages.collect();
+        stages.sort();
+        stages
+    }
+
     /// Whatever an expression names is there: metrics, labels, and each value that a label is compared with.
     async fn has_all_of(&self, expression: &str) {
         let named = named(expression);
@@ -145,6 +156,23 @@ async fn a_live_shim_has_all_that_dashboard_alerts_and_manual_name() {
     is_listed(&metrics);
     let (content, said) = promtool(&["check", "metrics"], &metrics);
     assert!(content && said.is_empty(), "promtool check metrics: {said}");
+
+    // Four mails, the first of which got no further than the login; one message.
+    let expected = [
+        ("auth", "4"),
+        ("connect", "4"),
+        ("data", "3"),
+        ("dns", "4"),
+        ("ehlo", "8"),
+        ("mail_from", "3"),
+        ("quit", "4"),
+        ("rcpt", "3"),
+        ("tls", "4"),
+        ("wait", "4"),
+    ];
+    assert_eq!(busy.stages("email").await, expected.map(|(stage, count)| (stage.to_owned(), count.to_owned())));
+    let expected = ["connect", "dns", "gateway", "wait"].map(|stage| (stage.to_owned(), "1".to_owned()));
+    assert_eq!(busy.stages("msisdn").await, expected);
 
     let rules = busy.prometheus.rules().await;
     assert!(rules.len() >= 19, "{} rules", rules.len());

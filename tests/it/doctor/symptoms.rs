@@ -170,7 +170,7 @@ async fn broken(wrong: &str, world: &World) -> Said {
         }
         "the homeserver is down" => setup.homeserver = format!("127.0.0.1:{}", port()),
         "the mail server's name is unknown" => {
-            setup.email = "transport = \"smtp\"\nhost = \"mail.invalid\"\nfrom = \"a@example.org\"".to_owned();
+            "transport = \"smtp\"\nhost = \"mail.invalid\"\nfrom = \"a@example.org\"".clone_into(&mut setup.email);
         }
         "the mail server is not there" => {
             setup.mailing_to(std::net::SocketAddr::from(([127, 0, 0, 1], port())), "tls = \"none\"");
@@ -204,7 +204,7 @@ async fn broken(wrong: &str, world: &World) -> Said {
         }
         "phone numbers are not served" => asks = Asks::Message,
         "all clients are one to the limits" => {
-            setup.rest = "[limits]\nrequest_token_per_ip = \"1/1h\"\n".to_owned();
+            "[limits]\nrequest_token_per_ip = \"1/1h\"\n".clone_into(&mut setup.rest);
             asks = Asks::With("twice", json!({}));
         }
         "sessions cannot be kept" => {
@@ -213,11 +213,11 @@ async fn broken(wrong: &str, world: &World) -> Said {
         "the mailed link leads elsewhere" => setup.base_url = format!("http://{}", homeserver.address),
         "a restart voids every link" => {}
         "a next_link is refused" => {
-            setup.rest = "[session]\nnext_link_hosts = [\"example.org\"]\n".to_owned();
+            "[session]\nnext_link_hosts = [\"example.org\"]\n".clone_into(&mut setup.rest);
             asks = Asks::With("next_link", json!("https://elsewhere.example/"));
         }
         "another identity server is refused" => {
-            setup.rest = "[routes]\nnamed_id_server = \"reject\"\n".to_owned();
+            "[routes]\nnamed_id_server = \"reject\"\n".clone_into(&mut setup.rest);
             asks = Asks::With("id_server", json!("vector.im"));
         }
         "a change of the file does nothing" | "the shim does not start" => asks = Asks::Nothing,

@@ -1,4 +1,4 @@
-//! What an expression of PromQL names, as far as these tests look into one.
+//! What an expression names, as far as these tests look into one.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -35,32 +35,35 @@ pub(super) fn named(expression: &str) -> Named {
     let mut named = Named::default();
     while let Some(part) = parts.next() {
         let Part::Word(word) = part else { continue };
-        let next = parts.peek().copied().cloned();
         if GROUPING.contains(&word.as_str()) {
-            let inside = parts.by_ref().take_while(|part| **part != Part::Sign(")".to_owned()));
+            let inside = parts.by_ref().take_while(|part| !is_sign(part, ")"));
             named.labels.extend(inside.filter_map(word_of));
-        } else if BETWEEN.contains(&word.as_str()) || next == Some(Part::Sign("(".to_owned())) {
             continue;
-        } else if matches!(&next, Some(Part::Word(next)) if GROUPING[..2].contains(&next.as_str())) {
-            // An aggregation, `sum by (route) (…)`.
-            continue;
-        } else {
-            let mut selector = Selector { name: word.clone(), matchers: Vec::new() };
-            if next == Some(Part::Sign("{".to_owned())) {
-                let inside: Vec<_> =
-                    parts.by_ref().skip(1).take_while(|part| **part != Part::Sign("}".to_owned())).cloned().collect();
-                for matcher in inside.split(|part| *part == Part::Sign(",".to_owned())).filter(|part| !part.is_empty())
-                {
-                    let [Part::Word(label), Part::Sign(operator), Part::Text(value)] = matcher else {
-                        panic!("{matcher:?} in {expression}");
-                    };
-                    selector.matchers.push((label.clone(), operator.clone(), value.clone()));
-                }
-            }
-            named.selectors.push(selector);
         }
+        // A function, or an aggregation: `sum by (route) (…)`.
+        let is_call = parts.peek().is_some_and(|next| {
+            is_sign(next, "(") || word_of(next).is_some_and(|next| GROUPING[..2].contains(&next.as_str()))
+        });
+        if is_call || BETWEEN.contains(&word.as_str()) {
+            continue;
+        }
+        let mut selector = Selector { name: word.clone(), matchers: Vec::new() };
+        if parts.next_if(|next| is_sign(next, "{")).is_some() {
+            let inside: Vec<_> = parts.by_ref().take_while(|part| !is_sign(part, "}")).cloned().collect();
+            for matcher in inside.split(|part| is_sign(part, ",")).filter(|matcher| !matcher.is_empty()) {
+                let [Part::Word(label), Part::Sign(operator), Part::Text(value)] = matcher else {
+                    panic!("{matcher:?} in {expression}");
+                };
+                selector.matchers.push((label.clone(), operator.clone(), value.clone()));
+            }
+        }
+        named.selectors.push(selector);
     }
     named
+}
+
+fn is_sign(part: &Part, sign: &str) -> bool {
+    matches!(part, Part::Sign(it) if it == sign)
 }
 
 fn word_of(part: &Part) -> Option<String> {
