@@ -174,6 +174,16 @@ async fn a_live_shim_has_all_that_dashboard_alerts_and_manual_name() {
     let expected = ["connect", "dns", "gateway", "wait"].map(|stage| (stage.to_owned(), "1".to_owned()));
     assert_eq!(busy.stages("msisdn").await, expected);
 
+    for (counter, times) in [
+        ("limits_reached_total{limit=\"request_token_per_address\"}", "1"),
+        ("sessions_begun_total{purpose=\"register\", medium=\"msisdn\"}", "1"),
+        ("sessions_validated_total{purpose=\"register\", medium=\"msisdn\"}", "1"),
+        ("intercepted_failures_total{route=\"register.email\", fault=\"smtp\"}", "1"),
+    ] {
+        let counted = busy.prometheus.query(&format!("threepid_shim_{counter}")).await;
+        assert_eq!(counted["result"][0]["value"][1], times, "{counter}");
+    }
+
     let rules = busy.prometheus.rules().await;
     assert!(rules.len() >= 19, "{} rules", rules.len());
     for rule in &rules {

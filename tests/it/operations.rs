@@ -138,13 +138,22 @@ async fn every_step_of_a_flow_is_counted() {
         "delivery_duration_seconds_count{medium=\"email\"} 1",
         r#"forwarded_requests_total{status="4xx"} 1"#,
         "homeserver_needs_shim 1",
+        r#"sessions_begun_total{purpose="register",medium="email"} 1"#,
+        r#"sessions_validated_total{purpose="register",medium="email"} 1"#,
+        r#"sessions_consumed_total{purpose="register",medium="email"} 1"#,
+        r#"intercepted_failures_total{route="register.email",fault="client"} 1"#,
+        r#"intercepted_failures_total{route="register.email",fault="homeserver"} 0"#,
+        r#"refusals_total{route="register.email",errcode="M_INVALID_PARAM"} 1"#,
+        r#"limits_reached_total{limit="request_token_per_ip"} 0"#,
+        r#"store_info{kind="memory"} 1"#,
+        "homeserver_up 1",
         "homeserver_unreachable_total 0",
         "panics_total 0",
     ] {
         assert!(metrics.contains(&format!("\nthreepid_shim_{line}\n")), "{line} is not in\n{metrics}");
         rows += 1;
     }
-    assert_eq!(rows, 12);
+    assert_eq!(rows, 21);
 }
 
 /// A homeserver whose /sync answers when it is let.
