@@ -54,6 +54,7 @@ impl From<Limited> for Refusal {
 
 impl Limit {
     pub fn new(name: &'static str, store: &Arc<Store>) -> Self {
+        store.expect_limit(name);
         Self { name, store: Arc::clone(store), buckets: DashMap::new(), most_keys: MOST_KEYS }
     }
 

@@ -243,16 +243,16 @@ mod tests {
             subject.note_trace(&headers);
             subject.trace_id().map(str::to_owned)
         };
-        let good = format!("00-{trace}-00f067aa0ba902b7-01");
+        let good = format!("00-{trace}-0123456789012345-01");
         assert_eq!(noted(&[&good]).as_deref(), Some(trace));
         for bad in [
             "",
             "-",
             trace,
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-            "00-alice@example.org-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-0123456789012345-01",
+            "00-00000000000000000000000000000000-0123456789012345-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-0123456789012345-01",
+            "00-alice@example.org-0123456789012345-01",
         ] {
             assert_eq!(noted(&[bad]), None, "{bad}");
         }

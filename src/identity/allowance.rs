@@ -11,6 +11,7 @@ use crate::matrix::{Digest, Errcode, Medium, Phone, Refusal, Threepid, Timestamp
 use crate::store::{Change, Key, Record, Store};
 
 const DAY_MILLIS: u64 = 86_400_000;
+const SMS_PER_DAY: &str = "sms_per_day";
 
 /// What is left of every limit on messages.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Daily {
         if self.0.update(&Key::new(today), now, count).await? {
             return Ok(today);
         }
-        self.0.note_limited("sms_per_day");
+        self.0.note_limited(SMS_PER_DAY);
         Err(Limited::For(Duration::from_millis(DAY_MILLIS - now.as_millis() % DAY_MILLIS)))
     }
 
@@ -82,6 +83,7 @@ enum Kind {
 
 impl Allowance {
     pub fn new(store: &Arc<Store>) -> Self {
+        store.expect_limit(SMS_PER_DAY);
         Self {
             addresses: Limit::new("request_token_per_address", store),
             numbers: Limit::new("sms_per_number", store),

@@ -25,6 +25,11 @@ impl Store {
         self.counted("limit", redis.take(&bucket(limit, key, rate), rate, now)).await
     }
 
+    /// From the start, so that the first refusal is seen as one more than none.
+    pub fn expect_limit(&self, limit: &'static str) {
+        self.metrics.limits_reached.get_or_create(&LimitReached { limit }).inc_by(0);
+    }
+
     /// Counts something that a limit refused, wherever that is counted.
     pub fn note_limited(&self, limit: &'static str) {
         self.metrics.limits_reached.get_or_create(&LimitReached { limit }).inc();

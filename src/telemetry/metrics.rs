@@ -20,16 +20,6 @@ use crate::matrix::{Medium, Purpose};
 
 /// Begins the name of every number but those that any program has.
 const PREFIX: &str = "threepid_shim";
-/// Those of requests and messages; connections have a number of their own.
-const LIMITS: [&str; 6] = [
-    "request_token_per_ip",
-    "request_token_per_address",
-    "submit_token_per_ip",
-    "sms_per_number",
-    "sms_per_country",
-    "sms_per_day",
-];
-
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// Every number the shim keeps. Cheap to clone; the ordinary request touches plain atomics only.
@@ -153,9 +143,6 @@ impl Metrics {
         }
         for operation in ["get", "update", "limit"] {
             self.store_errors.get_or_create(&StoreOperation { operation }).inc_by(0);
-        }
-        for limit in LIMITS {
-            self.limits_reached.get_or_create(&LimitReached { limit }).inc_by(0);
         }
         for (purpose, medium) in
             Purpose::ALL.into_iter().flat_map(|purpose| Medium::ALL.map(|medium| (purpose, medium)))

@@ -322,8 +322,8 @@ async fn a_trace_goes_on_byte_for_byte_whatever_is_done_with_its_request_and_is_
     })
     .await;
     let shim = Process::start(&caller.address(), door, "").serving().await;
-    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
-    let states = ["rojo=00f067aa0ba902b7,  Congo@x=t61rcWkgMzE=;p:8", "second=!~"];
+    let parent = format!("00-{TRACE}-0123456789012345-01");
+    let states = ["rojo=0123456789012345,  Congo@x=t61rcWkgMzE=;p:8", "second=!~"];
     let client = shim.client().with("TraceParent", &parent).with("tracestate", states[0]).with("tracestate", states[1]);
     let sid = client.request_token("register", "a@example.org", "secret", 1).await.sid();
     client.click(&link_of(&shim.outbox().pop().unwrap())).await;
