@@ -1,6 +1,7 @@
 //! File and environment → `RawConfig` → `Config`, or every fault at once. `Config` is complete: what exists is valid.
 
 mod address;
+mod branding;
 mod check;
 mod dump;
 mod fault;
@@ -25,6 +26,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 pub(crate) use crate::config::address::is_loopback;
+pub use crate::config::branding::{Branding, Colour, Logo, Support};
 pub(crate) use crate::config::dump::quoted;
 pub use crate::config::fault::{Fault, Faults, Place, Wrong};
 pub use crate::config::raw::{Key, keys};
@@ -57,6 +59,7 @@ pub struct Config {
     pub sms: Sms,
     pub limits: Limits,
     pub wording: Wording,
+    pub branding: Branding,
     pub log: Log,
     /// What is allowed but deserves a look, one line each in the form of a fault.
     pub warnings: Vec<String>,

@@ -105,6 +105,11 @@ pub(crate) fn base_url(text: &str) -> Result<PublicBaseUrl, Wrong> {
     Ok(PublicBaseUrl(format!("{scheme}://{}{port}{path}", url.host.to_ascii_lowercase())))
 }
 
+/// Any page of the web: a query and a fragment may be its own.
+pub(crate) fn page_url(text: &str, write: &str) -> Result<(), Wrong> {
+    http_url(text.split(['?', '#']).next().unwrap_or(text), write).map(drop)
+}
+
 /// `http://host[:port]`, or `unix:/path`.
 pub(crate) fn homeserver(text: &str) -> Result<HomeserverAddress, Wrong> {
     if let Some(path) = text.strip_prefix("unix:") {

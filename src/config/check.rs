@@ -1,6 +1,7 @@
 //! `RawConfig` → `Config`: what keys must say together. Every fault is collected; a key that is wrong by itself is not
 //! blamed a second time.
 
+mod branding;
 mod email;
 mod sms;
 mod store;
@@ -47,6 +48,7 @@ impl Check<'_> {
         let email = self.email(raw, state_dir.as_deref());
         let sms = self.sms(raw);
         let wording = self.wording(raw);
+        let branding = self.branding(raw);
         let store = self.store(raw, state_dir.as_deref());
         Some(Config {
             server_name: raw.server_name.value.clone()?,
@@ -82,6 +84,7 @@ impl Check<'_> {
                 connections_per_peer: raw.connections_per_peer.value?,
             },
             wording: wording?,
+            branding,
             log: Log { format: raw.log_format.value?, level: raw.log_level.value? },
             warnings: Vec::new(),
             source: self.source.clone(),

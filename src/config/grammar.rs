@@ -10,11 +10,12 @@ use ipnet::IpNet;
 use lettre::message::Mailbox;
 use serde_json::{Value, json};
 
+use crate::config::branding::{Colour, Support};
 use crate::config::fault::{Wrong, nearest};
 use crate::config::sms::GatewayUrl;
 use crate::config::values::is_all;
 use crate::config::written::Written;
-use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Rate, RedisUrl, Secret, address, values};
+use crate::config::{Endpoint, HomeserverAddress, PublicBaseUrl, Rate, RedisUrl, Secret, address, branding, values};
 
 pub(crate) trait Grammar {
     type Value;
@@ -89,6 +90,11 @@ texts! {
     MAILBOX: Mailbox = "mailbox", "a sender such as \"Example <noreply@example.org>\"", values::mailbox;
     LANGUAGE: String = "language tag", "a language tag such as \"en\" or \"pt-BR\"", values::language;
     COUNTRY: String = "country code", "country codes such as \"GB\"", values::country;
+    BRAND_NAME: String = "text, at most 60 characters", "a name in double quotes", branding::name;
+    FOOTER: String = "text, at most 300 characters", "a text in double quotes", branding::footer;
+    COLOUR: Colour = "colour", "a colour such as \"#0b6b4f\"", branding::colour;
+    SUPPORT: Support =
+        "mail address or URL", "\"help@example.org\" or \"https://example.org/help\"", branding::support;
 }
 
 impl<T> Grammar for Of<T> {

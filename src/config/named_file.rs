@@ -97,9 +97,18 @@ fn files(directory: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
+    bytes(path, LARGEST)
+}
+
+/// A file of at most `largest` bytes.
+pub(crate) fn bytes(path: &Path, largest: u64) -> Result<Vec<u8>, Wrong> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-    if metadata.len() > LARGEST {
-        return Err(Wrong::new(format!("{} is larger than 1 MiB", path.display()), "write the path of another file"));
+    if metadata.len() > largest {
+        let size = if largest == LARGEST { "1 MiB".to_owned() } else { format!("{} KiB", largest / 1024) };
+        return Err(Wrong::new(
+            format!("{} is larger than {size}", path.display()),
+            "write the path of another file",
+        ));
     }
     fs::read(path).map_err(|error| unreadable(path, &error))
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lettre::message::Mailbox;
 
+use crate::config::branding::{Colour, Support};
 use crate::config::grammar::{
-    BASE_URL, COUNTRY, Count, ENDPOINT, Flag, GATEWAY_URL, Grammar, HOMESERVER, HOST, ID_SERVER_NAME, LANGUAGE,
-    LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, REDIS_URL, SECRET, SERVER_NAME, Span, TEMPLATE,
+    BASE_URL, BRAND_NAME, COLOUR, COUNTRY, Count, ENDPOINT, FOOTER, Flag, GATEWAY_URL, Grammar, HOMESERVER, HOST, ID_SERVER_NAME, LANGUAGE,
+    LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, REDIS_URL, SECRET, SERVER_NAME, SUPPORT, Span, TEMPLATE,
     TEXT, TableOf,
 };
 use crate::config::sms::GatewayUrl;
@@ -193,6 +194,12 @@ keys! {
 
     default_language: String = "wording.default_language", LANGUAGE, default("en");
     wording_directory: PathBuf = "wording.directory", PATH, default("templates");
+
+    branding_name: String = "branding.name", BRAND_NAME, optional;
+    branding_logo: PathBuf = "branding.logo", PATH, optional;
+    branding_colour: Colour = "branding.colour", COLOUR, optional;
+    branding_support: Support = "branding.support", SUPPORT, optional;
+    branding_footer: String = "branding.footer", FOOTER, optional;
 
     log_format: LogFormat = "log.format", LOG_FORMAT, default("text");
     log_level: LogLevel = "log.level", LOG_LEVEL, default("info");
