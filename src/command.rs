@@ -32,7 +32,7 @@ pub enum Command {
     Serve,
     /// Say whether the configuration is good
     ///
-    /// Every fault at once, each with its line, its key and what to write instead.
+    /// Every fault at once, each with its line, its key and what to write instead; of templates and languages, too.
     Check,
     /// Try everything that can be wrong around the shim, and say what to change
     ///

@@ -28,6 +28,7 @@ use ipnet::IpNet;
 pub(crate) use crate::config::address::is_loopback;
 pub use crate::config::branding::{Branding, Colour, Logo, Support};
 pub(crate) use crate::config::dump::quoted;
+pub(crate) use crate::config::fault::nearest;
 pub use crate::config::fault::{Fault, Faults, Place, Wrong};
 pub use crate::config::raw::{Key, keys};
 pub use crate::config::schema::schema;
@@ -360,8 +361,15 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct Wording {
     pub default_language: String,
-    /// Templates found in the operator's folder, by file name; each replaces the built-in one.
-    pub templates: BTreeMap<String, String>,
+    /// Found in the operator's folder, by file name; each replaces the built-in one.
+    pub templates: BTreeMap<String, Template>,
+}
+
+/// A template or a catalogue of the operator's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pub path: PathBuf,
+    pub text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -182,6 +182,9 @@ pub enum DeliveryError {
     Outbox { source: io::Error },
     #[error("{what}: {why}")]
     Setup { what: String, why: String },
+    /// Two or more, each of them `Setup`.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Self>),
 }
 
 impl DeliveryError {
@@ -196,7 +199,7 @@ impl DeliveryError {
             Self::Unanswered { during, .. } => *during,
             Self::Compose { .. } => Stage::Compose,
             Self::Outbox { .. } => Stage::Outbox,
-            Self::Setup { .. } => Stage::Setup,
+            Self::Setup { .. } | Self::Several(_) => Stage::Setup,
         }
     }
 
@@ -211,6 +214,28 @@ impl DeliveryError {
     /// Whether another try may fare better and cannot deliver the mail twice.
     fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Refused { code: 400..=499, .. })
+    }
+
+    /// One of them all, or none.
+    fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() > 1 { Some(Self::Several(errors)) } else { errors.pop() }
+    }
+
+    /// The keys that keep a start from making the way out, and why.
+    pub fn setups(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Several(errors) => errors.iter().flat_map(Self::setups).collect(),
+            Self::Setup { what, why } => vec![(what.clone(), why.clone())],
+            Self::Refused { .. }
+            | Self::NotTaken { .. }
+            | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Unfit { .. }
+            | Self::Deadline { .. }
+            | Self::Unanswered { .. }
+            | Self::Compose { .. }
+            | Self::Outbox { .. } => vec![("delivery".to_owned(), self.chain())],
+        }
     }
 
     /// The error with its causes, for the log.
@@ -234,7 +259,11 @@ impl Delivery {
         server_name: &str,
         metrics: Metrics,
     ) -> Result<Self, DeliveryError> {
-        let (mailer, messenger) = (Mailer::new(email, server_name)?, Messenger::new(sms, server_name)?);
+        let (mailer, messenger) = match (Mailer::new(email, server_name), Messenger::new(sms, server_name)) {
+            (Ok(mailer), Ok(messenger)) => (mailer, messenger),
+            (Err(of_mail), Err(of_sms)) => return Err(DeliveryError::Several(vec![of_mail, of_sms])),
+            (Err(one), Ok(_)) | (Ok(_), Err(one)) => return Err(one),
+        };
         for medium in Medium::ALL {
             let failed = Stage::ALL.into_iter().filter(|stage| stage.fails(medium)).map(Stage::as_str);
             for outcome in failed.chain(["delivered"]) {

@@ -23,7 +23,7 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
-//! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` `supervisor` |
+//! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` `reload` `supervisor` |
 //! | `command` | `config` `delivery` `serve` `wording` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
 //! | `front/forward` | `config` `homeserver` `serve` `wire` |
@@ -46,8 +46,9 @@
 //! | `certificates` | `config` `serve` |
 //! | `serve` | `config` `wire` |
 //! | `limit` | `config` `store` |
+//! | `wording` | `config` |
 //! | `healthcheck` `homeserver` `telemetry` | `config` |
-//! | `body` `config` `session` `wire` `wording` `random` | |
+//! | `body` `config` `session` `wire` `random` | |
 //! | `matrix` `container` `supervisor` | nothing |
 
 pub mod admin;

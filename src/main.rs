@@ -14,7 +14,7 @@ use threepid_shim::doctor::Report;
 use threepid_shim::matrix::Sid;
 use threepid_shim::serve::Listeners;
 use threepid_shim::supervisor::Supervisor;
-use threepid_shim::{Signals, container, healthcheck, run, telemetry};
+use threepid_shim::{RunError, Signals, container, healthcheck, reload, run, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// BSD's sysexits.h: the command was used wrongly; something was found in an unconfigured or misconfigured state.
@@ -65,6 +65,10 @@ fn configured(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> Exi
 }
 
 fn check(config: Config) -> ExitCode {
+    if let Err(unusable) = reload::check(&config) {
+        eprintln!("{unusable}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
     for warning in config.warnings {
         eprintln!("warning: {warning}");
     }
@@ -108,7 +112,14 @@ fn show_templates(config: &Config, command: TemplatesCommand) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
-            if matches!(error, RenderError::NoLanguage { .. }) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            ExitCode::from(match error {
+                RenderError::NoLanguage { .. } => USAGE,
+                RenderError::Faulty(_) => BAD_CONFIGURATION,
+                RenderError::BuiltIn(_)
+                | RenderError::Wording(_)
+                | RenderError::Mail(_)
+                | RenderError::Write { .. } => 1,
+            })
         }
     }
 }
@@ -144,7 +155,15 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
 }
 
 fn serve_until_told(config: Config) -> ExitCode {
-    exit_code(serve(config).map_err(|error| tracing::error!("{error:#}")))
+    let Err(error) = serve(config) else { return ExitCode::SUCCESS };
+    if let Some(RunError::Unusable(unusable)) = error.downcast_ref() {
+        for fault in &unusable.faults {
+            tracing::error!("{fault}");
+        }
+        return if unusable.is_misconfigured { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE };
+    }
+    tracing::error!("{error:#}");
+    ExitCode::FAILURE
 }
 
 fn exit_code(done: Result<(), ()>) -> ExitCode {

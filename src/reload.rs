@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use crate::certificates;
-use crate::config::{self, Config, IdentityTls, Source};
+use crate::config::{self, Config, IdentityTls, Source, Wrong};
 use crate::delivery::{self, Delivery};
 use crate::serve::Tls;
 use crate::supervisor::Supervisor;
@@ -36,8 +36,21 @@ pub struct InForce {
 
 /// What cannot be used of a configuration that is good by itself, one fault an entry.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct Unusable(Vec<String>);
+#[error("{}", faults.join("\n"))]
+pub struct Unusable {
+    pub faults: Vec<String>,
+    /// Whether another configuration would help: its templates, its words, its files. The machine may be at fault, too.
+    pub is_misconfigured: bool,
+}
+
+/// Whether all parts can be made of this configuration. Writes nothing, asks nobody.
+pub fn check(config: &Config) -> Result<(), Unusable> {
+    let mut faults = Faults::default();
+    match Parts::make(config, &Metrics::new(), &mut faults) {
+        Some(_) => Ok(()),
+        None => Err(Unusable { faults: faults.0, is_misconfigured: true }),
+    }
+}
 
 /// How many faults the last reload had. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +69,7 @@ impl InForce {
     pub fn start(config: Config, metrics: &Metrics) -> Result<Self, Unusable> {
         let mut faults = Faults::default();
         let parts = Parts::make(&config, metrics, &mut faults);
+        let is_misconfigured = parts.is_none() || config.identity.tls != IdentityTls::Generated;
         let identity_tls = faults.note("identity.tls", certificates::identity(&config.identity, &config.state_dir));
         match (parts, identity_tls) {
             (Some(parts), Some(identity_tls)) => Ok(Self {
@@ -65,7 +79,7 @@ impl InForce {
                 client_tls: parts.client_tls.map(Tls::new),
                 identity_tls: Tls::new(identity_tls),
             }),
-            (None, _) | (_, None) => Err(Unusable(faults.0)),
+            (None, _) | (_, None) => Err(Unusable { faults: faults.0, is_misconfigured }),
         }
     }
 
@@ -170,11 +184,13 @@ struct Parts {
 
 impl Parts {
     fn make(config: &Config, metrics: &Metrics, faults: &mut Faults) -> Option<Self> {
-        let words = &config.wording;
-        let wording = Wording::new(&words.default_language, words.templates.clone());
-        let wording = faults.note("wording.directory", wording);
+        let wording = Wording::of(config).map_err(|found| faults.0.extend(found.iter().map(ToString::to_string))).ok();
         let delivery = Delivery::new(&config.email, &config.sms, &config.server_name, metrics.clone());
-        let delivery = faults.note("delivery", delivery);
+        let delivery = delivery.map_err(|error| {
+            let fault = |(key, why): (String, String)| config.fault(&key, Wrong::new(why, "write what can be used"));
+            faults.0.extend(error.setups().into_iter().map(|setup| fault(setup).to_string()));
+        });
+        let delivery = delivery.ok();
         let client_tls = faults.note("listen.tls", config.listen.tls.as_ref().map(Tls::read).transpose());
         let client_tls = client_tls.map(|tls| tls.map(Tls::with_http2));
         Some(Self { wording: wording?, delivery: delivery?, client_tls: client_tls? })

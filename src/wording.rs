@@ -1,27 +1,41 @@
 //! What people read: mails, messages and pages, from templates and words that an operator can replace.
 
+mod branding;
+mod fault;
 mod language;
 mod sms;
 mod template;
 #[cfg(test)]
 mod tests;
+mod trial;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base64::Engine;
 use minijinja::Value;
 
+use crate::config::{Branding, Config, Faults, Logo};
 use crate::matrix::Purpose;
 
+pub use branding::LOGO_ID;
+use branding::{Brand, Place};
+pub use fault::{WordingError, WordingErrors};
 pub use language::Language;
 use language::Languages;
 pub use sms::SmsFacts;
 pub use template::TEMPLATES;
 use template::{Templates, wrapped};
+pub use trial::samples;
 
+const SUBJECT: &str = "subject.txt";
+const TEXT: &str = "mail.txt";
+const HTML: &str = "mail.html";
+/// The templates of a mail.
+const MAIL: [&str; 3] = [SUBJECT, TEXT, HTML];
+const PAGE: &str = "page.html";
 const CONFIRM: &str = "confirm.html";
 const NOTICE: &str = "notice.html";
 
@@ -29,6 +43,7 @@ const NOTICE: &str = "notice.html";
 pub struct Wording {
     templates: Templates,
     languages: Languages,
+    brand: Brand,
     style_hash: String,
 }
 
@@ -49,9 +64,13 @@ pub struct MailFacts<'a> {
 /// A mail's words, rendered. `subject` is one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailText {
+    /// A language tag.
+    pub language: String,
     pub subject: String,
     pub text: String,
     pub html: String,
+    /// What `html` shows by [`LOGO_ID`], if it does.
+    pub logo: Option<Arc<Logo>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,31 +98,41 @@ pub enum PageKind<'a> {
     Limited,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum WordingError {
-    #[error("{file}: there is no such template; there are {known}")]
-    UnknownTemplate { file: String, known: String },
-    #[error("{file}:{line}: {why}")]
-    Template { file: String, line: usize, why: String },
-    #[error("{file}: {why}")]
-    Language { file: String, why: String },
-    #[error("page.html: a page has to hold exactly one <style> element, the same on every page")]
-    Style,
-}
-
 impl Wording {
+    /// As the operator wants it, or everything that is wrong with his files, each fault with its place.
+    pub fn of(config: &Config) -> Result<Self, Faults> {
+        let files = config.wording.templates.iter().map(|(file, found)| (file.clone(), found.text.clone()));
+        let made = Self::branded(&config.wording.default_language, files, config.branding.clone());
+        made.map_err(|errors| errors.faults(config))
+    }
+
     /// `overrides` are files by name: a template replaces the built-in one, `en.json` the words it holds, and another
-    /// language's `.json` adds that language. With any of them everything is rendered with sample values, so that a fault shows at the start.
+    /// language's `.json` adds that language.
     pub fn new(
         default_language: &str,
         overrides: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, WordingError> {
+    ) -> Result<Self, WordingErrors> {
+        Self::branded(default_language, overrides, Branding::default())
+    }
+
+    /// With any `overrides` everything is rendered with sample values, so that a fault shows at the start.
+    pub fn branded(
+        default_language: &str,
+        overrides: impl IntoIterator<Item = (String, String)>,
+        branding: Branding,
+    ) -> Result<Self, WordingErrors> {
         let (catalogues, templates): (Vec<_>, Vec<_>) =
             overrides.into_iter().partition(|(file, _)| file.strip_suffix(".json").is_some());
         // What was compiled in is tried by the tests.
         let is_as_built = catalogues.is_empty() && templates.is_empty();
-        let languages = Languages::new(default_language, catalogues)?;
-        let mut wording = Self { templates: Templates::new(templates)?, languages, style_hash: String::new() };
+        let (languages, templates) = match (Languages::new(default_language, catalogues), Templates::new(templates)) {
+            (Ok(languages), Ok(templates)) => (languages, templates),
+            (languages, templates) => {
+                let faulty = [languages.err(), templates.err()];
+                return Err(WordingErrors(faulty.into_iter().flatten().flatten().collect()));
+            }
+        };
+        let mut wording = Self { templates, languages, brand: Brand::new(branding), style_hash: String::new() };
         let default = [wording.language(None)];
         wording.style_hash = if is_as_built {
             wording.try_everything(default.iter())?
@@ -123,32 +152,40 @@ impl Wording {
     }
 
     pub fn mail(&self, facts: &MailFacts<'_>) -> Result<MailText, WordingError> {
-        let lifetime = self.languages.lifetime(facts.language, facts.lifetime)?;
-        let fills = [("server_name", facts.server_name), ("lifetime", &lifetime)];
-        let sections = ["mail", &format!("mail.{}", facts.purpose.as_str())];
-        let mut context = self.context(facts.language, facts.server_name, &sections, &fills)?;
-        context.insert("purpose", facts.purpose.as_str().into());
-        context.insert("link", facts.link.into());
-        let subject = self.templates.render("subject.txt", &context)?;
+        let context = self.mail_context(facts)?;
+        let subject = self.templates.render(SUBJECT, &context)?;
+        let html = self.templates.render(HTML, &context)?;
+        let (language, _) = self.languages.catalogue(facts.language);
         Ok(MailText {
+            language: language.as_str().to_owned(),
             subject: subject.split_whitespace().collect::<Vec<_>>().join(" "),
-            text: wrapped(&self.templates.render("mail.txt", &context)?),
-            html: self.templates.render("mail.html", &context)?,
+            text: wrapped(&self.templates.render(TEXT, &context)?),
+            logo: self.brand.logo().filter(|_| html.contains(LOGO_ID)).cloned(),
+            html,
         })
     }
 
+    fn mail_context(&self, facts: &MailFacts<'_>) -> Result<BTreeMap<&'static str, Value>, WordingError> {
+        let lifetime = self.languages.lifetime(facts.language, facts.lifetime)?;
+        let sections = ["contact", "mail", &format!("mail.{}", facts.purpose.as_str())];
+        let fills = [("lifetime", lifetime.as_str())];
+        let mut context = self.context(facts.language, facts.server_name, Place::Mail, &sections, &fills)?;
+        context.insert("purpose", facts.purpose.as_str().into());
+        context.insert("link", facts.link.into());
+        Ok(context)
+    }
+
     pub fn page(&self, page: &Page<'_>) -> Result<String, WordingError> {
-        let fills = [("server_name", page.server_name)];
-        let context = |sections: &[&str]| self.context(page.language, page.server_name, sections, &fills);
+        let context = |sections: &[&str]| self.context(page.language, page.server_name, Place::Page, sections, &[]);
         let notice = |section: &str, done: bool| {
-            context(&[section]).map(|mut context| {
+            context(&["contact", section]).map(|mut context| {
                 context.insert("done", done.into());
                 context
             })
         };
         let (template, context) = match page.kind {
             PageKind::Confirm { purpose, masked_address, next_link_host, fields } => {
-                let mut context = context(&["confirm", &format!("confirm.{}", purpose.as_str())])?;
+                let mut context = context(&["contact", "confirm", &format!("confirm.{}", purpose.as_str())])?;
                 let fields: Vec<Value> = fields
                     .iter()
                     .map(|(name, value)| Value::from(vec![Value::from(*name), Value::from(*value)]))
@@ -173,21 +210,26 @@ impl Wording {
         &self.style_hash
     }
 
+    /// Whether pages show an image, which is in them as a `data:` URL.
+    pub fn has_logo(&self) -> bool {
+        self.brand.logo().is_some()
+    }
+
     /// What every template may name: `t`, the words of `sections` (the later wins), and whose page it is.
     fn context(
         &self,
         language: &Language,
         server_name: &str,
+        place: Place,
         sections: &[&str],
-        fills: &[(&str, &str)],
+        more: &[(&str, &str)],
     ) -> Result<BTreeMap<&'static str, Value>, WordingError> {
         let mut words: BTreeMap<String, Value> = BTreeMap::new();
         let (language, catalogue) = self.languages.catalogue(language);
         let direction = catalogue.get("direction").map_or("ltr", String::as_str);
-        // A name from the left stands apart among words from the right, or its dots and what follows change places.
-        let apart = format!("\u{2068}{server_name}\u{2069}");
-        let fill = |(name, value)| (name, if name == "server_name" && direction == "rtl" { &*apart } else { value });
-        let fills: Vec<(&str, &str)> = fills.iter().copied().map(fill).collect();
+        let (server, name) = (apart(server_name, direction), apart(self.brand.name(server_name), direction));
+        let mut fills = vec![("server_name", server.as_ref()), ("name", name.as_ref())];
+        fills.extend(more);
         for section in sections {
             for (path, text) in catalogue {
                 let Some((parent, key)) = path.rsplit_once('.') else { continue };
@@ -201,31 +243,8 @@ impl Wording {
             ("lang", language.as_str().into()),
             ("dir", direction.into()),
             ("server_name", server_name.into()),
+            ("brand", self.brand.value(server_name, place)),
         ]))
-    }
-
-    /// Renders every mail, message and page in these languages with sample values, and gives back the hash of the style.
-    fn try_everything<'a>(&self, languages: impl Iterator<Item = &'a Language>) -> Result<String, WordingError> {
-        let mut styles = Vec::new();
-        for language in languages {
-            for purpose in Purpose::ALL {
-                for minutes in [1, 30, 60, 120, 24 * 60, 48 * 60] {
-                    let lifetime = Duration::from_secs(60 * minutes);
-                    let link = "https://matrix.example.org/";
-                    self.mail(&MailFacts { language, purpose, server_name: "example.org", link, lifetime })?;
-                    self.sms(&SmsFacts { language, purpose, server_name: "example.org", code: "000000", lifetime })?;
-                }
-            }
-            for kind in samples() {
-                let page = self.page(&Page { language, server_name: "example.org", kind })?;
-                styles.push(style_of(&page).ok_or(WordingError::Style)?.to_owned());
-            }
-        }
-        styles.dedup();
-        match styles.as_slice() {
-            [style] => Ok(style_hash(style)),
-            _ => Err(WordingError::Style),
-        }
     }
 }
 
@@ -235,24 +254,14 @@ impl std::fmt::Debug for Wording {
     }
 }
 
-/// Every kind of page, with sample values.
-pub fn samples() -> impl Iterator<Item = PageKind<'static>> {
-    use PageKind::{AlreadyConfirmed, Confirm, Confirmed, Invalid, Limited, TryLater};
-    let confirm = |(purpose, next_link_host)| {
-        let fields = &[("token", "0")];
-        Confirm { purpose, masked_address: "a•••@example.org", next_link_host, fields }
-    };
-    let purposes = Purpose::ALL.into_iter().flat_map(|purpose| [(purpose, None), (purpose, Some("app.example.org"))]);
-    [Confirmed, AlreadyConfirmed, Invalid, TryLater, Limited].into_iter().chain(purposes.map(confirm))
-}
-
-fn style_of(page: &str) -> Option<&str> {
-    let (_, after) = page.split_once("<style>")?;
-    let (style, rest) = after.split_once("</style>")?;
-    (!rest.contains("<style")).then_some(style)
-}
-
-fn style_hash(style: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, style.as_bytes());
-    format!("sha256-{}", base64::engine::general_purpose::STANDARD.encode(digest))
+/// A name that is read in the other direction stands apart (the isolates of UAX #9), or its dots and what follows it
+/// change places.
+fn apart<'a>(name: &'a str, direction: &str) -> Cow<'a, str> {
+    let from_the_right =
+        |c: char| matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}');
+    if direction == "rtl" || name.contains(from_the_right) {
+        Cow::from(format!("\u{2068}{name}\u{2069}"))
+    } else {
+        Cow::from(name)
+    }
 }

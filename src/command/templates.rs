@@ -5,18 +5,24 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Faults};
 use crate::delivery::{self, DeliveryError, Mail};
 use crate::matrix::{Address, Purpose, Sid};
 use crate::serve::Clock;
 use crate::telemetry::RequestId;
-use crate::wording::{self, Language, MailFacts, Page, PageKind, SmsFacts, TEMPLATES, Wording, WordingError};
+use crate::wording::{
+    self, Language, MailFacts, Page, PageKind, SmsFacts, TEMPLATES, Wording, WordingError, WordingErrors,
+};
 
 /// Why not everything was written.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
     #[error("there is no language {tag}; there are {known}")]
     NoLanguage { tag: String, known: String },
+    #[error(transparent)]
+    Faulty(#[from] Faults),
+    #[error(transparent)]
+    BuiltIn(#[from] WordingErrors),
     #[error(transparent)]
     Wording(#[from] WordingError),
     #[error(transparent)]
@@ -28,7 +34,7 @@ pub enum RenderError {
 /// A line for each language and each template: its name, and where it is from.
 pub fn list(config: &Config) -> Result<String, RenderError> {
     let mut text = String::new();
-    let wording = made(config)?;
+    let wording = Wording::of(config)?;
     let overrides: Vec<&str> = config.wording.templates.keys().map(String::as_str).collect();
     let built_in = Wording::new("en", [])?;
     for language in wording.languages() {
@@ -55,7 +61,7 @@ pub fn render(
     folder: &Path,
     done: &mut dyn FnMut(&Path),
 ) -> Result<(), RenderError> {
-    let wording = made(config)?;
+    let wording = Wording::of(config)?;
     let wanted: Vec<&Language> = wording
         .languages()
         .filter(|language| only.is_none_or(|tag| tag.eq_ignore_ascii_case(language.as_str())))
@@ -74,10 +80,6 @@ pub fn render(
         }
     }
     Ok(())
-}
-
-fn made(config: &Config) -> Result<Wording, WordingError> {
-    Wording::new(&config.wording.default_language, config.wording.templates.clone())
 }
 
 /// File names, and what is in them.

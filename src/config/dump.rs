@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::config::fault::Faults;
+use crate::config::fault::{Fault, Faults, Place, Wrong};
 use crate::config::raw::{Key, keys};
-use crate::config::written::{Presence, Written};
+use crate::config::written::{Presence, Written, shown};
 use crate::config::{Config, EmailTransport};
 
 impl Config {
@@ -35,6 +35,20 @@ impl Config {
             }
         }
         Ok(text)
+    }
+
+    /// A fault of a key whose value is good by itself, at its place. Reads the source again. `key` may go on behind a
+    /// key's name: `sms.headers.x-token`.
+    #[must_use]
+    pub fn fault(&self, key: &str, wrong: Wrong) -> Fault {
+        let sheet = self.source.clone().sheet();
+        let mut names = std::iter::successors(Some(key), |name| name.rsplit_once('.').map(|(section, _)| section));
+        let place = sheet.ok().map(|sheet| {
+            let written = names.find_map(|name| sheet.written(name));
+            written.map_or_else(|| sheet.nowhere(), |(place, _)| place.clone())
+        });
+        let place = place.unwrap_or(Place::Environment);
+        Fault { key: shown(key, &place), place, wrong }
     }
 
     /// What a key without a default is, when other keys say so.

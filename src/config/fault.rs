@@ -13,6 +13,11 @@ impl Faults {
         Self(faults)
     }
 
+    /// What is wrong beyond the keys themselves: with a template, a catalogue, a part that is made of them.
+    pub fn of(faults: Vec<Fault>) -> Self {
+        Self::sorted(faults)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }
@@ -72,7 +77,7 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    pub(crate) fn new(wrong: impl Into<String>, write: impl Into<String>) -> Self {
+    pub fn new(wrong: impl Into<String>, write: impl Into<String>) -> Self {
         Self { wrong: wrong.into(), write: write.into() }
     }
 }

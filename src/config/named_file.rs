@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::config::Secret;
 use crate::config::fault::Wrong;
+use crate::config::{Secret, Template};
 use crate::matrix::Digest;
 
 /// Far more than any secret, certificate chain or template needs.
@@ -60,12 +60,12 @@ pub(crate) fn belong_together(chain: Vec<CertificateDer<'static>>, key: &Private
 }
 
 /// Every file of the folder, by name.
-pub(crate) fn templates(directory: &Path, may_be_absent: bool) -> Result<BTreeMap<String, String>, Wrong> {
+pub(crate) fn templates(directory: &Path, may_be_absent: bool) -> Result<BTreeMap<String, Template>, Wrong> {
     let files = match files(directory) {
         Err(error) if may_be_absent && error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         files => files.map_err(|error| unreadable(directory, &error))?,
     };
-    files.into_iter().map(|(name, path)| Ok((name, utf8(&path, read(&path)?)?))).collect()
+    files.into_iter().map(|(name, path)| Ok((name, Template { text: utf8(&path, read(&path)?)?, path }))).collect()
 }
 
 /// What is at the path now: a file's content, or a folder's files with theirs. Of one that is too large to be read, its
@@ -105,10 +105,7 @@ pub(crate) fn bytes(path: &Path, largest: u64) -> Result<Vec<u8>, Wrong> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if metadata.len() > largest {
         let size = if largest == LARGEST { "1 MiB".to_owned() } else { format!("{} KiB", largest / 1024) };
-        return Err(Wrong::new(
-            format!("{} is larger than {size}", path.display()),
-            "write the path of another file",
-        ));
+        return Err(Wrong::new(format!("{} is larger than {size}", path.display()), "write the path of another file"));
     }
     fs::read(path).map_err(|error| unreadable(path, &error))
 }

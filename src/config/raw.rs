@@ -11,9 +11,9 @@ use lettre::message::Mailbox;
 
 use crate::config::branding::{Colour, Support};
 use crate::config::grammar::{
-    BASE_URL, BRAND_NAME, COLOUR, COUNTRY, Count, ENDPOINT, FOOTER, Flag, GATEWAY_URL, Grammar, HOMESERVER, HOST, ID_SERVER_NAME, LANGUAGE,
-    LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, REDIS_URL, SECRET, SERVER_NAME, SUPPORT, Span, TEMPLATE,
-    TEXT, TableOf,
+    BASE_URL, BRAND_NAME, COLOUR, COUNTRY, Count, ENDPOINT, FOOTER, Flag, GATEWAY_URL, Grammar, HOMESERVER, HOST,
+    ID_SERVER_NAME, LANGUAGE, LINK_HOST, ListOf, MAILBOX, NETWORK, OneOf, PATH, POINTER, RATE, REDIS_URL, SECRET,
+    SERVER_NAME, SUPPORT, Span, TEMPLATE, TEXT, TableOf,
 };
 use crate::config::sms::GatewayUrl;
 use crate::config::written::{Given, Presence, Sheet};

@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 use lettre::Message;
 use lettre::address::Address as LettreAddress;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 
 use super::course::Course;
 use super::smtp::{Letter, Server};
 use super::{DeliveryError, Mail, Stage};
 use crate::config::{self, EmailTransport};
+use crate::wording::{LOGO_ID, MailText};
 
 /// The last second that RFC 5322's `Date` can tell (year 9999); beyond it lettre would panic.
 const LAST_MILLISECOND: u64 = 253_402_300_799_000;
@@ -89,15 +90,7 @@ impl Mailer {
 
     fn composed(&self, mail: &Mail, to: &LettreAddress) -> Result<Vec<u8>, DeliveryError> {
         let why = |error: &dyn std::error::Error| DeliveryError::Compose { why: error.to_string() };
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| why(&error))?;
         let date = SystemTime::UNIX_EPOCH + Duration::from_millis(mail.now.as_millis().min(LAST_MILLISECOND));
-        let part = |kind, text: &str| SinglePart::builder().header(kind).body(text.to_owned());
-        // A boundary nobody can foresee: with a fixed one, text could end its own part (CVE-2021-29432).
-        let body = MultiPart::alternative()
-            .boundary(format!("shim-{:032x}", u128::from_be_bytes(random)))
-            .singlepart(part(ContentType::TEXT_PLAIN, &mail.text.text))
-            .singlepart(part(ContentType::TEXT_HTML, &mail.text.html));
         let message = Message::builder()
             .from(self.from.clone())
             .to(Mailbox::new(None, to.clone()))
@@ -107,10 +100,31 @@ impl Mailer {
             // RFC 3834, and the same for Exchange: no out-of-office answers to a robot.
             .raw_header(raw("Auto-Submitted", "auto-generated"))
             .raw_header(raw("X-Auto-Response-Suppress", "All"))
-            .multipart(body)
+            // RFC 3282.
+            .raw_header(raw("Content-Language", &mail.text.language))
+            .multipart(body(&mail.text)?)
             .map_err(|error| why(&error))?;
         Ok(message.formatted())
     }
+}
+
+/// The text, and the HTML with its logo: the richest part last.
+fn body(text: &MailText) -> Result<MultiPart, DeliveryError> {
+    let part = |kind, text: &str| SinglePart::builder().header(kind).body(text.to_owned());
+    let html = part(ContentType::TEXT_HTML, &text.html);
+    let body = MultiPart::alternative().boundary(boundary()?).singlepart(part(ContentType::TEXT_PLAIN, &text.text));
+    let Some(logo) = &text.logo else { return Ok(body.singlepart(html)) };
+    let kind = ContentType::parse(logo.media_type);
+    let kind = kind.map_err(|error| DeliveryError::Compose { why: error.to_string() })?;
+    let logo = Attachment::new_inline(LOGO_ID.to_owned()).body(logo.bytes.clone(), kind);
+    Ok(body.multipart(MultiPart::related().boundary(boundary()?).singlepart(html).singlepart(logo)))
+}
+
+/// One that nobody can foresee: with a fixed one, text could end its own part (CVE-2021-29432).
+fn boundary() -> Result<String, DeliveryError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| DeliveryError::Compose { why: error.to_string() })?;
+    Ok(format!("shim-{:032x}", u128::from_be_bytes(random)))
 }
 
 /// The bytes that would be sent.
@@ -189,12 +203,13 @@ fn file_away(directory: &Path, millis: u64, sid: &str, bytes: &[u8]) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::matrix::{Address, Sid, Timestamp};
     use crate::telemetry::RequestId;
-    use crate::wording::MailText;
 
     fn mailer(from: &str, server_name: &str) -> Result<Mailer, DeliveryError> {
         let from = from.parse().unwrap();
@@ -204,7 +219,13 @@ mod tests {
     fn mail(to: &str) -> Mail {
         Mail {
             to: Address::email(to).unwrap(),
-            text: MailText { subject: "Hello".to_owned(), text: "Hi\n".to_owned(), html: "<p>Hi</p>\n".to_owned() },
+            text: MailText {
+                language: "en".to_owned(),
+                subject: "Hello".to_owned(),
+                text: "Hi\n".to_owned(),
+                html: "<p>Hi</p>\n".to_owned(),
+                logo: None,
+            },
             sid: Sid::from_random([0xab; 16]),
             request_id: RequestId::from_random([1; 8]),
             now: Timestamp::from_millis(1_600_000_000_000),
@@ -229,6 +250,7 @@ mod tests {
             "Message-ID: <0101010101010101.abababababab@hs.example.org>",
             "Auto-Submitted: auto-generated",
             "X-Auto-Response-Suppress: All",
+            "Content-Language: en",
             "MIME-Version: 1.0",
             &format!("Content-Type: multipart/alternative;\r\n boundary=\"{boundary}\""),
         ];
@@ -238,6 +260,19 @@ mod tests {
         let (plain, html) =
             (body.find("Content-Type: text/plain").unwrap(), body.find("Content-Type: text/html").unwrap());
         assert!(plain < html, "the richest part comes last");
+    }
+
+    #[test]
+    fn a_logo_is_in_the_mail_beside_the_html_that_shows_it() {
+        let mut mail = mail("a@b.example");
+        let bytes = (0..=255).collect();
+        mail.text.logo = Some(Arc::new(config::Logo { media_type: "image/png", bytes, width: 1, height: 1 }));
+        let written = written(&mailer("a@example.org", "x").unwrap(), &mail);
+        let at = |what: &str| written.find(what).unwrap_or_else(|| panic!("{what} in {written}"));
+        let order = ["multipart/alternative", "text/plain", "multipart/related", "text/html", "Content-ID: <logo@"];
+        assert!(order.map(at).is_sorted(), "{written}");
+        assert!(written.contains("Content-Type: image/png\r\n") && written.contains("Content-Disposition: inline\r\n"));
+        assert!(written.is_ascii() && written.contains("\r\nAAECAwQFBgcICQ"), "{written}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::{Report, Verdict};
-use crate::config::{Config, EmailTransport, SmsTransport, SmtpTls};
+use crate::config::{Config, EmailTransport, Fault, SmsTransport, SmtpTls};
 use crate::delivery::{Delivery, DeliveryError, Mail, Stage};
 use crate::matrix::{Address, Purpose, Sid};
 use crate::random;
@@ -127,8 +127,7 @@ async fn test_mail(config: &Config, delivery: &Delivery, to: &str) -> Result<(),
     let unwritten = |error: &dyn std::error::Error| TestMail::Unwritten(error.to_string());
     let no_randomness = |_| TestMail::Unwritten("no randomness".to_owned());
     let to = Address::email(to).map_err(|error| unwritten(&error))?;
-    let wording = Wording::new(&config.wording.default_language, config.wording.templates.clone())
-        .map_err(|error| unwritten(&error))?;
+    let wording = Wording::of(config).map_err(|error| unwritten(&error))?;
     let facts = MailFacts {
         language: &wording.language(None),
         purpose: Purpose::Account3pid,
@@ -232,11 +231,13 @@ pub(super) async fn sms(report: &mut Report, config: &Config) {
 }
 
 pub(super) fn wording(report: &mut Report, config: &Config) {
-    match Wording::new(&config.wording.default_language, config.wording.templates.clone()) {
+    match Wording::of(config) {
         Ok(_) => report.good("wording", "every template can be filled in every language"),
-        Err(error) => {
-            let write = "mend that file in this folder, or remove it";
-            report.bad("wording", error.to_string(), "wording.directory", write);
+        Err(faults) => {
+            for Fault { place, key, wrong } in faults.iter() {
+                let change = format!("{place}: {key}: {}", wrong.write);
+                report.bad_elsewhere("wording", wrong.wrong.clone(), change);
+            }
         }
     }
 }
@@ -244,8 +245,10 @@ pub(super) fn wording(report: &mut Report, config: &Config) {
 fn delivery(report: &mut Report, config: &Config) -> Option<Delivery> {
     match Delivery::new(&config.email, &config.sms, &config.server_name, Metrics::new()) {
         Ok(delivery) => Some(delivery),
-        Err(DeliveryError::Setup { what, why }) => {
-            report.bad("mail", why, &what, "write what can be used");
+        Err(error @ (DeliveryError::Setup { .. } | DeliveryError::Several(_))) => {
+            for (what, why) in error.setups() {
+                report.bad("mail", why, &what, "write what can be used");
+            }
             None
         }
         Err(error) => {

@@ -15,7 +15,7 @@ use crate::serve::{self, Clock, Stamp};
 use crate::session::{Lifetimes, Session, Submitted, Wrong};
 use crate::store::{Key, Store, StoreError};
 use crate::telemetry::{RequestId, Subject};
-use crate::wording::{self, Page, PageKind};
+use crate::wording::{self, Language, Page, PageKind, Wording};
 
 /// The largest form: four short fields.
 const FORM_LIMIT: usize = 8 * 1024;
@@ -206,7 +206,7 @@ impl Answer<'_> {
         })?;
         let mut response = Response::new(Bytes::from(html));
         *response.status_mut() = status;
-        protect(response.headers_mut(), wording.style_hash(), next_link.and_then(NextLink::origin))?;
+        protect(response.headers_mut(), &wording, &language, next_link.and_then(NextLink::origin))?;
         Ok(response)
     }
 }
@@ -223,14 +223,24 @@ fn from_our_page(headers: &HeaderMap, own_origin: &str) -> bool {
 }
 
 /// The fields of a page that shows a secret: not cached, not framed, not indexed, no referrer, nothing from elsewhere.
-/// Browsers hold a redirect after a POST to `form-action`, so that next_link's origin is in it.
-fn protect(headers: &mut HeaderMap, style_hash: &str, next_link: Option<&str>) -> Result<(), Refusal> {
+/// Browsers hold a redirect after a POST to `form-action`, so that next_link's origin is in it. A logo is in the page.
+fn protect(
+    headers: &mut HeaderMap,
+    wording: &Wording,
+    language: &Language,
+    next_link: Option<&str>,
+) -> Result<(), Refusal> {
     let target = next_link.map(|origin| format!(" {origin}")).unwrap_or_default();
+    let images = if wording.has_logo() { " img-src data:;" } else { "" };
+    let style_hash = wording.style_hash();
     let policy = format!(
-        "default-src 'none'; style-src '{style_hash}'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'{target}"
+        "default-src 'none'; style-src '{style_hash}';{images} base-uri 'none'; frame-ancestors 'none'; form-action 'self'{target}"
     );
-    let policy = HeaderValue::from_str(&policy).map_err(|_unwritable| Refusal::internal())?;
-    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    for (name, value) in
+        [(header::CONTENT_SECURITY_POLICY, policy.as_str()), (header::CONTENT_LANGUAGE, language.as_str())]
+    {
+        headers.insert(name, HeaderValue::from_str(value).map_err(|_unwritable| Refusal::internal())?);
+    }
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),

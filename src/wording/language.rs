@@ -2,16 +2,18 @@
 
 #[cfg(test)]
 mod built_in;
+mod check;
 mod plural;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::WordingError;
+use check::Checked;
 
 /// The catalogues compiled in, by tag; the first says which words there are. A file more in `config/languages/` and a
 /// row here is a language more.
@@ -45,7 +47,13 @@ impl Language {
 
     /// This language's `text` (found at `path`) with its `{name}`s filled in.
     pub(super) fn fill(&self, path: &str, text: &str, fills: &[(&str, &str)]) -> Result<String, WordingError> {
-        filled(text, fills).map_err(|why| fault(format!("{}.json", self.0), format!("{path}: {why}")))
+        filled(text, fills).map_err(|why| WordingError::Word {
+            file: format!("{}.json", self.0),
+            line: None,
+            key: path.to_owned(),
+            why,
+            write: "correct it".to_owned(),
+        })
     }
 }
 
@@ -64,24 +72,34 @@ impl Languages {
     pub(super) fn new(
         default: &str,
         overrides: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, WordingError> {
+    ) -> Result<Self, Vec<WordingError>> {
+        let mut errors = Vec::new();
         let mut catalogues: BTreeMap<Language, Catalogue> = BTreeMap::new();
-        let mut reference = None;
-        let built_in = BUILT_IN.map(|(tag, source)| (format!("{tag}.json"), source.to_owned()));
-        for (file, source) in built_in.into_iter().chain(overrides) {
-            let tag = file.trim_end_matches(".json").to_ascii_lowercase();
-            let words: Value = serde_json::from_str(&source).map_err(|error| fault(file.clone(), error.to_string()))?;
-            let catalogue = catalogues.entry(Language(tag.into())).or_default();
-            flatten("", &words, catalogue).map_err(|why| fault(file, why))?;
-            reference.get_or_insert_with(|| catalogue.clone());
+        for (tag, source) in BUILT_IN {
+            errors.extend(read(tag, source, catalogues.entry(Language(tag.into())).or_default()).err());
         }
-        check_complete(&catalogues, &reference.unwrap_or_default())?;
+        let reference = catalogues.get(&Language("en".into())).cloned().unwrap_or_default();
+        for (file, source) in overrides {
+            let tag = file.trim_end_matches(".json").to_ascii_lowercase();
+            let words = catalogues.entry(Language(tag.as_str().into())).or_default();
+            match read(&file, &source, words) {
+                Ok(()) => {
+                    let checked = Checked { file: &file, source: &source, tag: &tag, words, reference: &reference };
+                    errors.extend(checked.errors());
+                }
+                Err(error) => errors.push(error),
+            }
+        }
         let tag = Language(default.to_ascii_lowercase().into());
-        let Some(words) = catalogues.get(&tag).cloned() else {
-            let known: Vec<&str> = catalogues.keys().map(Language::as_str).collect();
-            return Err(fault(format!("{default}.json"), format!("no such language; there are {}", known.join(", "))));
-        };
-        Ok(Self { catalogues, default: (tag, words) })
+        let default_words = catalogues.get(&tag).cloned();
+        if default_words.is_none() {
+            let known = catalogues.keys().map(Language::as_str).collect::<Vec<_>>().join(", ");
+            errors.push(WordingError::UnknownLanguage { tag: default.to_owned(), known });
+        }
+        match default_words.filter(|_| errors.is_empty()) {
+            Some(words) => Ok(Self { catalogues, default: (tag, words) }),
+            None => Err(errors),
+        }
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Language> {
@@ -170,6 +188,25 @@ fn thousandths(written: &str) -> Option<u16> {
     }
 }
 
+/// Lays what a file says over `words`.
+fn read(file: &str, source: &str, words: &mut Catalogue) -> Result<(), WordingError> {
+    let wrong = |line, key: String, why: String, write: &str| WordingError::Word {
+        file: file.to_owned(),
+        line,
+        key,
+        why,
+        write: write.to_owned(),
+    };
+    let value: Value = serde_json::from_str(source).map_err(|error| {
+        let said = error.to_string();
+        let why = said.split(" at line ").next().unwrap_or_default().to_owned();
+        wrong(Some(error.line()), "not JSON".to_owned(), why, "correct the line")
+    })?;
+    flatten("", &value, words)
+        .map_err(|key| wrong(None, key, "is neither a text nor a table of texts".to_owned(), "write a text"))
+}
+
+/// Or the key of what is no text.
 fn flatten(path: &str, value: &Value, into: &mut Catalogue) -> Result<(), String> {
     match value {
         Value::String(words) => {
@@ -180,32 +217,8 @@ fn flatten(path: &str, value: &Value, into: &mut Catalogue) -> Result<(), String
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             flatten(&path, value, into)
         }),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-            Err(format!("{path}: has to be a string or an object of strings"))
-        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => Err(path.to_owned()),
     }
-}
-
-fn check_complete(catalogues: &BTreeMap<Language, Catalogue>, reference: &Catalogue) -> Result<(), WordingError> {
-    for (language, catalogue) in catalogues {
-        let file = || format!("{}.json", language.as_str());
-        let wanted = wanted_keys(language.as_str(), reference);
-        if let Some(missing) = wanted.iter().find(|key| !catalogue.contains_key(*key)) {
-            return Err(fault(file(), format!("{missing}: missing")));
-        }
-        if let Some(unknown) = catalogue.keys().find(|key| !wanted.contains(*key)) {
-            return Err(fault(file(), format!("{unknown}: there is no such key")));
-        }
-    }
-    Ok(())
-}
-
-/// English has them all, but for the plural categories that only another language has.
-fn wanted_keys(tag: &str, reference: &Catalogue) -> BTreeSet<String> {
-    let spans = UNITS
-        .into_iter()
-        .flat_map(|unit| plural::categories(tag).iter().map(move |category| format!("lifetime.{unit}.{category}")));
-    reference.keys().filter(|key| !key.starts_with("lifetime.")).cloned().chain(spans).collect()
 }
 
 /// `text` with its `{name}`s filled in, or which of them is unknown.
@@ -222,10 +235,6 @@ fn filled(text: &str, fills: &[(&str, &str)]) -> Result<String, String> {
     }
     out.push_str(rest);
     Ok(out)
-}
-
-fn fault(file: String, why: String) -> WordingError {
-    WordingError::Language { file, why }
 }
 
 #[cfg(test)]
@@ -274,23 +283,54 @@ mod tests {
         assert!(words["confirm.unasked"].contains("close this page"));
     }
 
+    fn faults(file: &str, source: &str) -> Vec<String> {
+        let errors = Languages::new("en", [(file.to_owned(), source.to_owned())]).err().unwrap_or_default();
+        errors.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
-    fn a_language_with_a_word_missing_or_unknown_is_refused_with_its_file_and_key() {
-        let fault = |file: &str, source: &str| {
-            Languages::new("en", [(file.to_owned(), source.to_owned())]).err().expect("a fault").to_string()
-        };
-        assert_eq!(fault("sv.json", "{}"), "sv.json: already_confirmed.text: missing");
-        assert_eq!(fault("en.json", r#"{"mial":"x"}"#), "en.json: mial: there is no such key");
-        assert!(fault("en.json", r#"{"mail":{"open":1}}"#).starts_with("en.json: mail.open: has to be a string"));
-        assert!(fault("en.json", "{\n oops").contains("line 2"));
+    fn a_language_with_words_missing_says_so_once() {
+        let named = "already_confirmed.title, confirm.account_3pid.button, confirm.account_3pid.lead";
+        let [fault] = faults("sv.json", "{}").try_into().unwrap();
+        assert!(
+            fault.starts_with(&format!("sv.json: already_confirmed.text is missing, and so is {named}")),
+            "{fault}"
+        );
+        assert!(fault.ends_with(" more"), "{fault}");
+    }
+
+    #[test]
+    fn each_fault_of_a_catalogue_has_its_file_its_line_and_its_key() {
+        let source = "{\n\"mial\": \"x\",\n\"mail\": {\n\"opne\": \"x\", \"lifetime\": \"For a while.\",\n\
+                      \"register\": {\"lead\": \"{serve_name}\",\n\"unasked\": \"{name\"}\n},\n\
+                      \"sms\": {\"password\": {\"code\": \"{server_name}: your code\"}},\n\
+                      \"lifetime\": {\"hour\": {\"one\": \"an hour\", \"other\": \"some hours\", \"few\": \"{count}\"}},\n\
+                      \"direction\": \"left\"}";
+        let expected = [
+            "en.json:10: direction \"left\" is none",
+            "en.json:9: lifetime.hour.few is no key",
+            "en.json:9: lifetime.hour.other leaves {count} out",
+            "en.json:4: mail.lifetime leaves {lifetime} out",
+            "en.json:4: mail.opne is no key",
+            "en.json:5: mail.register.lead {serve_name} is not known here",
+            "en.json:6: mail.register.unasked has a '{' without its '}'",
+            "en.json:2: mial is no key",
+            "en.json:8: sms.password.code leaves {code} out",
+        ];
+        assert_eq!(faults("en.json", source), expected);
+        assert_eq!(
+            faults("en.json", "{\"mail\":{\"open\":1}}"),
+            ["en.json: mail.open is neither a text nor a table of texts"]
+        );
+        assert_eq!(faults("en.json", "{\n oops"), ["en.json:2: not JSON key must be a string"]);
     }
 
     #[test]
     fn an_unknown_default_language_is_refused_and_the_known_ones_are_named() {
-        let fault = Languages::new("xx", []).err().expect("a fault");
+        let faults = Languages::new("xx", []).err().expect("a fault");
         assert_eq!(
-            fault.to_string(),
-            "xx.json: no such language; there are ar, de, en, es, fr, it, ja, nl, pl, pt, uk, zh-hans"
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["there is no language xx; there are ar, de, en, es, fr, it, ja, nl, pl, pt, uk, zh-hans"]
         );
     }
 

@@ -6,6 +6,8 @@ use std::fmt::Write;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value, escape_formatter};
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::WordingError;
 
 /// The templates compiled in, by file name; `.html` is escaped as HTML.
@@ -29,7 +31,8 @@ const COLUMNS: usize = 72;
 pub(super) struct Templates(Environment<'static>);
 
 impl Templates {
-    pub(super) fn new(overrides: Vec<(String, String)>) -> Result<Self, WordingError> {
+    pub(super) fn new(overrides: Vec<(String, String)>) -> Result<Self, Vec<WordingError>> {
+        let mut errors = Vec::new();
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
@@ -40,13 +43,16 @@ impl Templates {
         let built_in = TEMPLATES.map(|(file, source)| (file.to_owned(), source.to_owned()));
         for (file, source) in built_in.into_iter().chain(overrides) {
             if !TEMPLATES.iter().any(|(known, _)| *known == file) {
-                return Err(WordingError::UnknownTemplate { file, known: TEMPLATES.map(|(file, _)| file).join(", ") });
+                errors.push(WordingError::UnknownTemplate { file });
+                continue;
             }
             // Browsers hash a style after turning CRLF into LF.
             let source = source.replace("\r\n", "\n");
-            environment.add_template_owned(file.clone(), source).map_err(|error| fault(&file, &error))?;
+            if let Err(error) = environment.add_template_owned(file.clone(), source) {
+                errors.push(fault(&file, &error));
+            }
         }
-        Ok(Self(environment))
+        if errors.is_empty() { Ok(Self(environment)) } else { Err(errors) }
     }
 
     pub(super) fn render(&self, template: &str, context: &BTreeMap<&str, Value>) -> Result<String, WordingError> {
@@ -55,24 +61,42 @@ impl Templates {
     }
 }
 
-/// Plain text in lines of at most 72 columns where it has spaces; a link stays whole.
+/// Plain text in lines of at most 72 columns where it can be broken; a link stays whole.
 pub(super) fn wrapped(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
         let mut column = 0;
-        for word in line.split_inclusive(' ') {
-            let width = word.trim_end().chars().count();
-            if column > 0 && column + width > COLUMNS {
+        for piece in pieces(line) {
+            if column > 0 && column + piece.trim_end().width() > COLUMNS {
                 out.truncate(out.trim_end_matches(' ').len());
                 out.push('\n');
                 column = 0;
             }
-            out.push_str(word);
-            column += word.chars().count();
+            out.push_str(piece);
+            column += piece.width();
         }
         out.push('\n');
     }
     out
+}
+
+/// A line between the places where it may be broken: after a space, and between two Chinese or Japanese characters
+/// unless one of them belongs to the other.
+fn pieces(line: &str) -> impl Iterator<Item = &str> {
+    const BEGINS_NO_LINE: &str = "、。，．：；！？）」』】〉》…ー々ぁぃぅぇぉっゃゅょァィゥェォッャュョ";
+    const ENDS_NO_LINE: &str = "（「『【〈《";
+    let is_wide = |c: char| c.width() == Some(2);
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let pairs = rest.char_indices().zip(rest.char_indices().skip(1));
+        let may_break = |a: char, b: char| {
+            a == ' ' && b != ' ' || is_wide(a) && is_wide(b) && !ENDS_NO_LINE.contains(a) && !BEGINS_NO_LINE.contains(b)
+        };
+        let at = pairs.into_iter().find(|((_, a), (_, b))| may_break(*a, *b)).map_or(rest.len(), |(_, (at, _))| at);
+        let (piece, after) = rest.split_at(at);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// As `minijinja` escapes, but for `/`: a link in a mail has to be found by programs that do not know HTML.
@@ -113,7 +137,7 @@ mod tests {
     use super::*;
 
     fn templates(file: &str, source: &str) -> Result<Templates, WordingError> {
-        Templates::new(vec![(file.to_owned(), source.to_owned())])
+        Templates::new(vec![(file.to_owned(), source.to_owned())]).map_err(|mut errors| errors.remove(0))
     }
 
     fn rendered(file: &str, source: &str, name: &'static str, value: &str) -> String {
@@ -131,7 +155,8 @@ mod tests {
     #[test]
     fn an_undefined_name_is_a_fault_with_file_and_line() {
         let templates = templates("style.css", "a\n{{ colour }}").unwrap();
-        let page = BTreeMap::from([("lang", Value::from("en")), ("dir", "ltr".into()), ("server_name", "x".into())]);
+        let brand = Value::from(BTreeMap::from([("name", "x"), ("logo", "")]));
+        let page = BTreeMap::from([("lang", Value::from("en")), ("dir", "ltr".into()), ("brand", brand)]);
         let page = page.into_iter().chain([("t", Value::from(BTreeMap::from([("title", "x")])))]).collect();
         let error = templates.render("notice.html", &page).unwrap_err().to_string();
         assert!(error.starts_with("style.css:2: undefined value"), "{error}");
@@ -141,6 +166,8 @@ mod tests {
     fn a_broken_template_is_a_fault_with_file_and_line() {
         let error = templates("mail.txt", "one\n\n{% if %}").err().map(|error| error.to_string());
         assert!(error.as_deref().is_some_and(|it| it.starts_with("mail.txt:3: syntax error")), "{error:?}");
+        let both = ["mail.txt", "sms.txt"].map(|file| (file.to_owned(), "{% if %}".to_owned()));
+        assert_eq!(Templates::new(both.into()).err().unwrap().len(), 2, "each of them");
     }
 
     #[test]
@@ -152,9 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn a_template_we_do_not_have_is_a_fault_that_names_those_we_have() {
+    fn a_template_we_do_not_have_is_a_fault() {
         let error = templates("mial.txt", "").err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.starts_with("mial.txt: there is no such template; there are subject.txt, mail.txt"), "{error}");
+        assert_eq!(error, "mial.txt: there is no such template");
     }
 
     #[test]
@@ -166,5 +193,14 @@ mod tests {
         assert!(wrapped.contains(&format!("\n\n{link}\n-- \nä\n")));
         assert_eq!(wrapped.matches("word").count(), 40);
         assert!(!wrapped.contains("word \n"));
+    }
+
+    #[test]
+    fn chinese_is_wrapped_by_its_columns_and_no_line_begins_with_a_full_stop() {
+        let text = format!("{}。（次）1分", "確認".repeat(18));
+        assert_eq!(wrapped(&text), format!("{}確\n認。（次）1分\n", "確認".repeat(17)));
+        assert_eq!(wrapped(&"確".repeat(200)).lines().map(UnicodeWidthStr::width).max(), Some(COLUMNS));
+        let arabic = "أكِّد ذلك ".repeat(20);
+        assert!(wrapped(&arabic).lines().all(|line| line.width() <= COLUMNS), "a vowel's mark takes no column");
     }
 }

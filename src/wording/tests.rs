@@ -158,13 +158,112 @@ fn the_style_hash_is_that_of_the_style_on_the_page() {
 }
 
 #[test]
-fn a_broken_override_fails_at_the_start_with_its_file_and_line() {
-    let fault = |file: &str, source: &str| {
-        Wording::new("en", [(file.to_owned(), source.to_owned())]).err().map(|it| it.to_string()).unwrap_or_default()
+fn every_fault_of_every_template_is_named_at_the_start_with_its_file_and_line() {
+    let faults = |files: &[(&str, &str)]| {
+        let files = files.iter().map(|(file, source)| ((*file).to_owned(), (*source).to_owned()));
+        Wording::new("en", files).err().map(|it| it.to_string()).unwrap_or_default()
     };
-    assert!(fault("mail.txt", "x\n{{ client_secret }}").starts_with("mail.txt:2: undefined value"));
-    assert!(fault("confirm.html", "{% block %}").starts_with("confirm.html:1: syntax error"));
-    assert_eq!(fault("notice.html", "no style").lines().count(), 1);
-    assert!(fault("nonsense.txt", "").contains("there is no such template"));
-    assert_eq!(fault("en.json", r#"{"confirm":{"next":"{host}"}}"#), "en.json: confirm.next: {host} is not known here");
+    let said =
+        faults(&[("mail.txt", "x\n{{ client_secret }}"), ("sms.txt", "{{ cod }}"), ("confirm.html", "no style")]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("mail.txt:2: undefined value"), "{said}");
+    assert!(
+        lines[1].starts_with("sms.txt:1: undefined value") && lines[2].starts_with("confirm.html: a page"),
+        "{said}"
+    );
+    assert!(faults(&[("confirm.html", "{% block %}")]).starts_with("confirm.html:1: syntax error"));
+    assert!(faults(&[("nonsense.txt", "")]).contains("there is no such template"));
+    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+    assert_eq!(faults(&[("mail.html", endless)]).lines().count(), 1);
+    assert_eq!(
+        faults(&[("en.json", r#"{"confirm":{"next":"{host}"}}"#)]),
+        "en.json:1: confirm.next {host} is not known here"
+    );
+}
+
+fn branded(branding: Branding) -> (MailText, String, Wording) {
+    let wording = Wording::branded("en", [], branding).unwrap();
+    let language = wording.language(None);
+    let (server_name, lifetime) = ("example.org", Duration::from_secs(3600));
+    let mail = MailFacts { language: &language, purpose: Purpose::Password, server_name, link: LINK, lifetime };
+    let mail = wording.mail(&mail).unwrap();
+    let page = wording.page(&Page { language: &language, server_name, kind: samples().last().unwrap() }).unwrap();
+    (mail, page, wording)
+}
+
+fn all_of_it(name: &str, footer: &str) -> Branding {
+    Branding {
+        name: Some(name.to_owned()),
+        logo: Some(Arc::new(Logo { media_type: "image/png", bytes: vec![1, 2, 3], width: 480, height: 128 })),
+        colour: Some(crate::config::Colour([0xff, 0xee, 0])),
+        support: Some(crate::config::Support::Address("help@example.org".to_owned())),
+        footer: Some(footer.to_owned()),
+    }
+}
+
+#[test]
+fn without_branding_nothing_of_it_shows() {
+    let (mail, page, wording) = branded(Branding::default());
+    for never in ["<img", "<style", "class=", "mailto", "Help", "<footer"] {
+        assert!(!mail.html.contains(never), "{never}");
+    }
+    for never in ["<img", "mailto", "Help", "<footer", "footer {", ".logo"] {
+        assert!(!page.contains(never), "{never}");
+    }
+    assert!(mail.logo.is_none() && !wording.has_logo());
+    let (_, signature) = mail.text.split_once("\n-- \n").unwrap();
+    assert_eq!(signature, "This email was sent only because of that request. Replies to it are not\nread.\n");
+}
+
+#[test]
+fn name_logo_colour_support_and_footer_show_in_mail_and_page() {
+    let (mail, page, wording) = branded(all_of_it("Example Chat", "Example Ltd, 1 High Street"));
+    assert_eq!(mail.subject, "Reset your password on Example Chat");
+    let (_, signature) = mail.text.split_once("\n-- \nExample Chat\n").unwrap();
+    assert!(signature.ends_with("\nHelp: help@example.org\nExample Ltd, 1 High Street\n"), "{signature}");
+    for said in [&mail.html, &page] {
+        assert!(said.contains(">Example Chat</p>") && said.contains("Example Ltd, 1 High Street"), "{said}");
+        assert!(said.contains("<a href=\"mailto:help@example.org\""), "{said}");
+        assert!(said.contains("width=\"240\" height=\"64\" alt=\"\""), "{said}");
+        assert!(said.contains(" on example.org"), "the server is named where a person decides: {said}");
+    }
+    assert!(mail.html.contains("src=\"cid:logo@threepid-shim\"") && mail.logo.is_some());
+    assert!(page.contains("src=\"data:image/png;base64,AQID\"") && wording.has_logo());
+    assert!(page.contains("<dd>example.org</dd>") && page.contains(" · Example Chat</title>"));
+    assert!(page.contains("--accent: #ffee00") && page.contains("--on-accent: #000000"));
+    // Yellow alone would not be seen on white.
+    let edges: Vec<&str> = page.split("--edge: ").skip(1).filter_map(|rest| rest.split(';').next()).collect();
+    assert!(matches!(edges[..], [in_light, "#ffee00"] if in_light != "#ffee00"), "{edges:?}");
+    assert!(mail.html.contains("border:1px solid #"));
+    assert_ne!(wording.style_hash(), english().0.style_hash());
+}
+
+#[test]
+fn branding_makes_no_element_and_no_header() {
+    let (plain, hostile) = (branded(all_of_it("x", "y")), branded(all_of_it(HOSTILE, HOSTILE)));
+    for mark in ["<", ">", "\""] {
+        assert_eq!(plain.0.html.matches(mark).count(), hostile.0.html.matches(mark).count(), "{mark}");
+        assert_eq!(plain.1.matches(mark).count(), hostile.1.matches(mark).count(), "{mark}");
+    }
+    assert!(!hostile.0.subject.contains(['\r', '\n']) && !hostile.0.html.contains("49"));
+}
+
+#[test]
+fn a_template_without_the_logo_sends_none() {
+    let over = [("mail.html".to_owned(), "<p>{{ t.lead }} {{ link }}".to_owned())];
+    let wording = Wording::branded("en", over, all_of_it("x", "y")).unwrap();
+    let facts = MailFacts {
+        language: &wording.language(None),
+        purpose: Purpose::Register,
+        server_name: "example.org",
+        link: LINK,
+        lifetime: Duration::from_secs(60),
+    };
+    assert!(wording.mail(&facts).unwrap().logo.is_none());
+}
+
+#[test]
+fn a_name_that_is_read_from_the_right_stands_apart_among_words_from_the_left() {
+    let (mail, ..) = branded(Branding { name: Some("مثال".to_owned()), ..Branding::default() });
+    assert_eq!(mail.subject, "Reset your password on \u{2068}مثال\u{2069}");
 }

@@ -1,6 +1,6 @@
 //! The page behind the mailed link in a real browser, before a real Synapse 1.3.1.
 
-mod chromium;
+pub mod chromium;
 
 use serde_json::json;
 

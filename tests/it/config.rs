@@ -48,7 +48,7 @@ fn every_fault_of_a_faulty_file_is_named_in_one_go() {
         assert_eq!(output.status.code(), Some(78), "{name}");
         assert!(output.stdout.is_empty(), "{name}");
     }
-    assert_eq!(files.len(), 37);
+    assert_eq!(files.len(), 38);
 }
 
 #[test]
@@ -56,6 +56,58 @@ fn a_good_file_is_called_good() {
     let output = check(GOOD, &[]);
     assert_eq!((output.status.code(), errors(&output).as_str()), (Some(0), ""));
     assert_eq!(output.stdout, b"configuration is good\n");
+}
+
+/// Everything that is wrong beyond the file itself, in the same form; and a start says it, and ends the same way.
+#[test]
+fn check_names_each_faulty_template_catalogue_and_message_with_its_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+    std::fs::create_dir(folder.path().join("templates")).unwrap();
+    put("templates/mail.txt", "{{ t.title }}\n{{ sever_name }}\n");
+    put("templates/subject.txt", "{% if %}");
+    put(
+        "templates/de.json",
+        "{\n  \"mail\": {\n    \"opne\": \"Weiter\",\n    \"lifetime\": \"Bald vorbei.\"\n  }\n}\n",
+    );
+    put("templates/sv.json", "{ \"direction\": \"ltr\",\n }");
+    put("templates/read.me", "");
+    let keys = "[listen]\nclients = [\"127.0.0.1:0\"]\nidentity = [\"127.0.0.1:0\"]\nadmin = []\n[wording]\ndefault_language = \"tlh\"\n";
+    let sms = "[sms]\ntransport = \"http\"\nurl = \"http://127.0.0.1/{{ nonsense }}\"\nbody = '{{ to }}'\ncountries = [\"GB\"]\n";
+    put("shim.toml", &format!("{GOOD}state_dir = \"state\"\n{keys}{sms}"));
+    let output = shim(folder.path(), &["check", "--config", "shim.toml"], &[]);
+    let expected = [
+        "shim.toml:10: wording.default_language: there is no language tlh; write one of ",
+        "templates/de.json:3: mail.opne: is no key; did you mean mail.open?",
+        "templates/de.json:4: mail.lifetime: leaves {lifetime} out; write where it stands, as the English text does",
+        "templates/subject.txt:1: wording.directory: syntax error: ",
+        "templates/sv.json:2: not JSON: ",
+        "templates/read.me: wording.directory: there is no such template; remove it, or name it one of subject.txt, ",
+        "shim.toml:13: sms.url: undefined value",
+        "shim.toml:14: sms.body: does not give JSON",
+    ];
+    let said = errors(&output);
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+    for (line, expected) in said.lines().zip(expected) {
+        assert!(line.starts_with(expected) && line.contains("; "), "{expected}\n{said}");
+    }
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(78), b"".as_slice()));
+
+    // What can be compiled is tried, and only then.
+    for file in ["subject.txt", "de.json", "sv.json", "read.me"] {
+        std::fs::remove_file(folder.path().join("templates").join(file)).unwrap();
+    }
+    put("shim.toml", &format!("{GOOD}state_dir = \"state\"\n{}", keys.replace("tlh", "en")));
+    let fault = "templates/mail.txt:2: wording.directory: undefined value: `sever_name` is undefined; write a name that config/README.md lists for this template";
+    let output = shim(folder.path(), &["check", "--config", "shim.toml"], &[]);
+    assert_eq!((errors(&output).trim_end(), output.status.code()), (fault, Some(78)));
+    let output = shim(folder.path(), &["serve", "--config", "shim.toml"], &[]);
+    assert!(errors(&output).contains(fault), "{output:?}");
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let output = shim(folder.path(), &["templates", "render", "--out", "out", "--config", "shim.toml"], &[]);
+    assert_eq!((errors(&output).trim_end(), output.status.code()), (fault, Some(78)));
+    std::fs::remove_file(folder.path().join("templates/mail.txt")).unwrap();
+    assert_eq!(shim(folder.path(), &["check", "--config", "shim.toml"], &[]).status.code(), Some(0));
 }
 
 #[test]

@@ -186,7 +186,7 @@ async fn doctor_names_the_cause_of_every_broken_set_up_before_a_real_synapse() {
         row("certificate's name", &["shim.toml: identity.tls.certificate:", "::1"], |it| {
             it.name = it.name.replace("localhost", "[::1]");
         }),
-        row("template", &["shim.toml: wording.directory:"], |it| {
+        row("template", &["templates/mail.txt:1: wording.directory:"], |it| {
             std::fs::create_dir(it.folder.path().join("templates")).unwrap();
             std::fs::write(it.folder.path().join("templates/mail.txt"), "{{ nothing_like_it }}").unwrap();
         }),

@@ -41,6 +41,7 @@ mod homeserver;
 mod http2;
 mod identity;
 mod ingress;
+mod languages;
 mod layers;
 mod legacy;
 mod limits;

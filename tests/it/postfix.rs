@@ -1,14 +1,13 @@
 //! Mails through a real mail server that demands TLS and a login, asked for by real old Synapses.
 
-mod server;
+pub mod server;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::client::{PASSWORD, creds};
 use crate::legacy::{Legacy, VERSIONS, legacy, unique};
 use crate::shim::{Shim, Wanted, link_of};
-pub use server::parsed;
-use server::{PASSWORD as SMTP_PASSWORD, Postfix, USER, postfix};
+use server::{PASSWORD as SMTP_PASSWORD, Postfix, USER, parsed, postfix};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_registers_by_a_mail_that_went_through_tls_and_a_login() {

@@ -34,16 +34,16 @@ const WAYS: [Duration; 2] = [HOUR, OFTEN];
 
 impl Shim {
     /// Writes a file in one step, as a careful operator does.
-    fn put(&self, name: &str, text: &str) {
+    pub fn put(&self, name: &str, text: &str) {
         put(&self.config_file().with_file_name(name), text);
     }
 
-    fn edit(&self, from: &str, to: &str) {
+    pub fn edit(&self, from: &str, to: &str) {
         edit(&self.config_file(), from, to);
     }
 
     /// Changes something and waits until it is in force.
-    async fn reload(&self, change: impl FnOnce(&Self)) {
+    pub async fn reload(&self, change: impl FnOnce(&Self)) {
         self.reread("applied", change).await;
     }
 

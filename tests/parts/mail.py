@@ -19,6 +19,7 @@ parts = []
 for part in mail.walk():
     if not part.is_multipart():
         text = part.get_content()
+        text = text if isinstance(text, str) else f"{len(text)} bytes"
         links = re.findall(r"[a-z]+://[^\s\"<>]+", text)
         parts.append({"type": part.get_content_type(), "charset": part.get_content_charset(), "text": text, "links": links})
 print(json.dumps({

@@ -68,9 +68,12 @@ impl Http {
             server_name: server_name.to_owned(),
         };
         let body = http.body.as_ref().map_or_else(|| usual_body(context), |body| body.expose());
-        let tried = made.compile(http, context, body).and_then(|()| made.try_odd_values());
-        tried.map_err(|Unwritable { key, why }| DeliveryError::Setup { what: key, why })?;
-        Ok(made)
+        let mut unwritable = made.compile(http, context, body);
+        if unwritable.is_empty() {
+            unwritable = made.try_odd_values();
+        }
+        let setup = |Unwritable { key, why }| DeliveryError::Setup { what: key, why };
+        DeliveryError::all(unwritable.into_iter().map(setup).collect()).map_or(Ok(made), Err)
     }
 
     pub(super) async fn send(&self, sms: &Sms, msisdn: &str, course: &mut Course) -> Result<(), DeliveryError> {
@@ -112,52 +115,45 @@ impl Http {
         }
     }
 
-    fn compile(&mut self, http: &HttpGateway, context: Context, body: &str) -> Result<(), Unwritable> {
-        let mut add = |key: &str, context, source: &str| {
-            let added = self.templates.add(key, context, source);
-            added.map_err(|why| Unwritable { key: key.to_owned(), why })
-        };
-        add("sms.url", Context::Url, http.path.expose())?;
-        add("sms.body", context, body)?;
-        http.headers.iter().try_for_each(|(name, value)| add(&header_key(name), Context::Header, value.expose()))
+    /// What of it is no template.
+    fn compile(&mut self, http: &HttpGateway, context: Context, body: &str) -> Vec<Unwritable> {
+        let headers = http.headers.iter().map(|(name, value)| (header_key(name), Context::Header, value.expose()));
+        [("sms.url".to_owned(), Context::Url, http.path.expose()), ("sms.body".to_owned(), context, body)]
+            .into_iter()
+            .chain(headers)
+            .filter_map(|(key, context, source)| {
+                let why = self.templates.add(&key, context, source).err()?;
+                Some(Unwritable { key, why })
+            })
+            .collect()
     }
 
     /// With a sender and without one: a template may look whether there is one.
-    fn try_odd_values(&self) -> Result<(), Unwritable> {
-        self.request(&ODD)?;
-        self.request(&Facts { from: &self.from, ..ODD })?;
-        Ok(())
+    fn try_odd_values(&self) -> Vec<Unwritable> {
+        let faults_with = |facts: &Facts<'_>| {
+            let headers = self.headers.iter().filter_map(|name| self.header(name, facts).err());
+            let mut faults: Vec<_> = [self.target(facts).err(), self.written_body(facts).err()]
+                .into_iter()
+                .flatten()
+                .chain(headers)
+                .collect();
+            if faults.is_empty() {
+                faults.extend(self.request(facts).err());
+            }
+            faults
+        };
+        let faults = faults_with(&ODD);
+        if faults.is_empty() { faults_with(&Facts { from: &self.from, ..ODD }) } else { faults }
     }
 
     fn request(&self, facts: &Facts<'_>) -> Result<Request<Full<Bytes>>, Unwritable> {
-        let unwritable = |key: &str, why: String| Unwritable { key: key.to_owned(), why };
-        let rendered =
-            |key: &str, context| self.templates.render(key, context, facts).map_err(|why| unwritable(key, why));
-        let target = rendered("sms.url", Context::Url)?;
-        let target: Uri = target
-            .parse()
-            .map_err(|_no_uri| unwritable("sms.url", "does not give a URL: escape what is not one".to_owned()))?;
-        // `//host/` would be a path here, but is an authority to others.
-        if target.authority().is_some() || target.path().starts_with("//") {
-            return Err(unwritable("sms.url", "gives another host".to_owned()));
-        }
-        let body = self.body.map(|context| rendered("sms.body", context)).transpose()?;
-        if self.body == Some(Context::Json)
-            && let Some(Err(error)) = body.as_deref().map(serde_json::from_str::<IgnoredAny>)
-        {
-            return Err(unwritable("sms.body", format!("does not give JSON: {error}")));
-        }
         let mut request = Request::new(Full::default());
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = target;
+        *request.uri_mut() = self.target(facts)?;
         for name in &self.headers {
-            let key = header_key(name);
-            let mut value = HeaderValue::from_bytes(rendered(&key, Context::Header)?.as_bytes())
-                .map_err(|error| unwritable(&key, error.to_string()))?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(name, value);
+            request.headers_mut().insert(name, self.header(name, facts)?);
         }
-        let Some(body) = body else { return Ok(request) };
+        let Some(body) = self.written_body(facts)? else { return Ok(request) };
         request.headers_mut().entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         if let Some((name, key)) = &self.signature {
             let signature = HeaderValue::try_from(signature(key, body.as_bytes()));
@@ -167,6 +163,44 @@ impl Http {
         *request.body_mut() = Full::from(body);
         Ok(request)
     }
+
+    fn rendered(&self, key: &str, context: Context, facts: &Facts<'_>) -> Result<String, Unwritable> {
+        self.templates.render(key, context, facts).map_err(|why| unwritable(key, why))
+    }
+
+    fn target(&self, facts: &Facts<'_>) -> Result<Uri, Unwritable> {
+        let target: Uri = self
+            .rendered("sms.url", Context::Url, facts)?
+            .parse()
+            .map_err(|_no_uri| unwritable("sms.url", "does not give a URL: escape what is not one".to_owned()))?;
+        // `//host/` would be a path here, but is an authority to others.
+        if target.authority().is_some() || target.path().starts_with("//") {
+            return Err(unwritable("sms.url", "gives another host".to_owned()));
+        }
+        Ok(target)
+    }
+
+    fn written_body(&self, facts: &Facts<'_>) -> Result<Option<String>, Unwritable> {
+        let body = self.body.map(|context| self.rendered("sms.body", context, facts)).transpose()?;
+        if self.body == Some(Context::Json)
+            && let Some(Err(error)) = body.as_deref().map(serde_json::from_str::<IgnoredAny>)
+        {
+            return Err(unwritable("sms.body", format!("does not give JSON: {error}")));
+        }
+        Ok(body)
+    }
+
+    fn header(&self, name: &HeaderName, facts: &Facts<'_>) -> Result<HeaderValue, Unwritable> {
+        let key = header_key(name);
+        let mut value = HeaderValue::from_bytes(self.rendered(&key, Context::Header, facts)?.as_bytes())
+            .map_err(|error| unwritable(&key, error.to_string()))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+fn unwritable(key: &str, why: String) -> Unwritable {
+    Unwritable { key: key.to_owned(), why }
 }
 
 fn header_key(name: &HeaderName) -> String {
@@ -233,6 +267,9 @@ mod tests {
             ran += 1;
         }
         assert_eq!(ran, 7);
+        let all =
+            fault(&format!("{url}body = '{{{{ a }}}}'\nheaders = {{ X-A = '{{{{ b }}}}', X-B = '{{{{ to }}}}' }}\n"));
+        assert_eq!(all.unwrap_or_default().lines().count(), 2, "each that does not stand them");
         for keys in ["", "headers = { Content-Type = \"text/plain\" }\n", "method = \"GET\"\n", "from = \"x\"\n"] {
             assert_eq!(fault(&format!("{url}{keys}")), None, "{keys}");
         }

@@ -56,6 +56,31 @@ fn a_span_says_its_number() {
     }
 }
 
+/// As an operator's would be, held against English.
+#[test]
+fn none_has_a_fault_that_an_operators_would_be_refused_for() {
+    let reference = catalogues().remove(&Language("en".into())).unwrap();
+    for (tag, source) in BUILT_IN {
+        let mut words = Catalogue::new();
+        read(tag, source, &mut words).unwrap();
+        let checked = Checked { file: tag, source, tag, words: &words, reference: &reference };
+        assert_eq!(checked.errors(), [], "{tag}");
+    }
+}
+
+/// A branded mail names the service where it speaks of it, and the server where a person decides.
+#[test]
+fn each_names_the_service_and_the_server_where_english_does() {
+    for (language, words) in catalogues() {
+        for (key, text) in words.iter().filter(|(key, _)| key.starts_with("mail.") || key.starts_with("confirm.")) {
+            let last = key.rsplit('.').next();
+            let wanted = if last == Some("lead") { (true, false) } else { (false, text.contains("{name}")) };
+            assert_eq!((text.contains("{server_name}"), text.contains("{name}")), wanted, "{language:?} {key}");
+            assert!(last != Some("subject") || text.contains("{name}"), "{language:?} {key}");
+        }
+    }
+}
+
 #[test]
 fn those_that_are_written_from_the_right_say_so() {
     for (language, words) in catalogues() {

@@ -129,6 +129,7 @@ async fn s4_16_s4_18_the_pages_fields_are_exactly_these_and_nothing_leads_elsewh
         headers.retain(|(name, _)| name != "content-security-policy");
         let expected = [
             ("cache-control", "no-store"),
+            ("content-language", "en"),
             ("content-type", "text/html; charset=utf-8"),
             ("referrer-policy", "no-referrer"),
             ("x-content-type-options", "nosniff"),

@@ -331,7 +331,8 @@ fn the_operators_templates_are_read_but_not_hidden_files_or_folders() {
     fs::write(templates.join(".register.txt.swp"), [0xff]).unwrap();
     std::os::unix::fs::symlink("..data/register.txt", templates.join("register.txt")).unwrap();
     let config = load(folder.path(), "").unwrap();
-    let found: Vec<_> = config.wording.templates.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let found: Vec<_> =
+        config.wording.templates.iter().map(|(name, found)| (name.as_str(), found.text.as_str())).collect();
     assert_eq!(found, [("register.txt", "Hello")]);
 
     fs::write(templates.join("odd.txt"), [0xff]).unwrap();
