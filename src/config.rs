@@ -351,6 +351,9 @@ pub struct Limits {
     pub submit_token_per_ip: Rate,
     pub sms_per_number: Rate,
     pub sms_per_country: Rate,
+    pub request_token_per_client_secret: Rate,
+    /// Mails to everybody together: what the name of the mail server is worth.
+    pub email_total: Rate,
     /// Messages of one day, whoever they go to: what the operator is ready to pay for.
     pub sms_per_day: u32,
     /// Open at once at one door, and of them from one address (IPv6: one /64).

@@ -76,6 +76,8 @@ impl Check<'_> {
             limits: Limits {
                 request_token_per_ip: raw.request_token_per_ip.value?,
                 request_token_per_address: raw.request_token_per_address.value?,
+                request_token_per_client_secret: raw.request_token_per_client_secret.value?,
+                email_total: raw.email_total.value?,
                 submit_token_per_ip: raw.submit_token_per_ip.value?,
                 sms_per_number: raw.sms_per_number.value?,
                 sms_per_country: raw.sms_per_country.value?,

@@ -1,32 +1,46 @@
-//! How many messages may go out: per address, and for phone numbers per number, country and day as well.
+//! How many messages may go out: per address and client_secret; mails in all; for phone numbers per number, country and day.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Rate};
 use crate::limit::{Limit, Limited};
-use crate::matrix::{Digest, Errcode, Medium, Phone, Refusal, Threepid, Timestamp};
+use crate::matrix::{ClientSecret, Digest, Errcode, Medium, Phone, Refusal, Threepid, Timestamp};
 use crate::store::{Change, Key, Record, Store};
 
 const DAY_MILLIS: u64 = 86_400_000;
 const SMS_PER_DAY: &str = "sms_per_day";
+/// The key of a limit that counts everybody's.
+const ALL: &str = "all";
+/// Between two lines of the log that nobody gets a mail any more.
+const SAY_EVERY_MILLIS: u64 = 60_000;
 
 /// What is left of every limit on messages.
 #[derive(Debug)]
 pub struct Allowance {
     addresses: Limit,
+    client_secrets: Limit,
+    emails: Limit,
     numbers: Limit,
     countries: Limit,
     today: Daily,
+    /// When it was last said that there are no mails left, in milliseconds.
+    said: AtomicU64,
 }
+
+/// Limits that one message counts in at most, besides that of the day.
+const LIMITS: usize = 4;
+/// One of them, and the bucket there.
+type Wanted = Option<(Kind, String)>;
 
 /// What one message took, to be given back when it comes to nothing.
 #[must_use = "what comes to nothing is given back"]
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    limits: Vec<(Kind, String)>,
+    limits: [Wanted; LIMITS],
     /// The day that it counts on.
     day: Option<u64>,
 }
@@ -74,9 +88,11 @@ fn put(day: u64, count: u32) -> Change<Counted> {
     Change::Put { record: Counted { count }, until: Timestamp::from_millis((day + 1) * DAY_MILLIS) }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Address,
+    ClientSecret,
+    Email,
     Number,
     Country,
 }
@@ -86,41 +102,55 @@ impl Allowance {
         store.expect_limit(SMS_PER_DAY);
         Self {
             addresses: Limit::new("request_token_per_address", store),
+            client_secrets: Limit::new("request_token_per_client_secret", store),
+            emails: Limit::new("email_total", store),
             numbers: Limit::new("sms_per_number", store),
             countries: Limit::new("sms_per_country", store),
             today: Daily(Arc::clone(store)),
+            said: AtomicU64::default(),
         }
     }
 
     /// Takes one message for an address from all limits it counts in at once, or says that one refuses it. Numbers that cost their
     /// caller more than others, or no person answers, get none: toll fraud lives on them.
-    pub(super) async fn take(&self, config: &Config, threepid: &Threepid, now: Timestamp) -> Result<Taken, Refusal> {
+    pub(super) async fn take(
+        &self,
+        config: &Config,
+        threepid: &Threepid,
+        client_secret: &ClientSecret,
+        now: Timestamp,
+    ) -> Result<Taken, Refusal> {
         let mailbox = Digest::of(threepid.address.mailbox().as_bytes()).as_hex().to_owned();
-        let mut wanted = vec![(Kind::Address, mailbox.clone())];
-        if threepid.medium == Medium::Msisdn {
-            let phone = threepid.address.phone().ok_or_else(destination)?;
-            let country = destination_country(&phone, &config.sms.countries)?;
-            wanted.extend([(Kind::Number, mailbox), (Kind::Country, country)]);
-        }
-        let mut wanted = wanted.into_iter();
-        let (first, second, third, day) = tokio::join!(
-            self.take_one(config, wanted.next(), now),
-            self.take_one(config, wanted.next(), now),
-            self.take_one(config, wanted.next(), now),
+        let address = Some((Kind::Address, mailbox.clone()));
+        let secret = Some((Kind::ClientSecret, Digest::of(client_secret.expose().as_bytes()).as_hex().to_owned()));
+        let wanted = match threepid.medium {
+            Medium::Email => [address, secret, Some((Kind::Email, ALL.to_owned())), None],
+            Medium::Msisdn => {
+                let phone = threepid.address.phone().ok_or_else(destination)?;
+                let country = destination_country(&phone, &config.sms.countries)?;
+                [address, secret, Some((Kind::Number, mailbox)), Some((Kind::Country, country))]
+            }
+        };
+        let [first, second, third, fourth] = wanted;
+        let (first, second, third, fourth, day) = tokio::join!(
+            self.take_one(config, first, now),
+            self.take_one(config, second, now),
+            self.take_one(config, third, now),
+            self.take_one(config, fourth, now),
             self.take_day(config, threepid.medium, now),
         );
-        let mut taken = Taken::default();
         let mut refused = None;
-        for took in [first, second, third] {
-            match took {
-                Ok(took) => taken.limits.extend(took),
-                Err(limited) => drop(refused.get_or_insert(limited)),
-            }
-        }
-        match day {
-            Ok(day) => taken.day = day,
-            Err(limited) => drop(refused.get_or_insert(limited)),
-        }
+        let limits = [first, second, third, fourth].map(|took| {
+            took.unwrap_or_else(|limited| {
+                refused.get_or_insert(limited);
+                None
+            })
+        });
+        let day = day.unwrap_or_else(|limited| {
+            refused.get_or_insert(limited);
+            None
+        });
+        let taken = Taken { limits, day };
         match refused {
             None => Ok(taken),
             Some(limited) => {
@@ -130,16 +160,24 @@ impl Allowance {
         }
     }
 
-    async fn take_one(
-        &self,
-        config: &Config,
-        wanted: Option<(Kind, String)>,
-        now: Timestamp,
-    ) -> Result<Option<(Kind, String)>, Limited> {
+    async fn take_one(&self, config: &Config, wanted: Wanted, now: Timestamp) -> Result<Wanted, Limited> {
         if let Some((kind, key)) = &wanted {
-            self.limit(*kind).take(key, rate(*kind, config), now).await?;
+            let took = self.limit(*kind).take(key, rate(*kind, config), now).await;
+            if *kind == Kind::Email && matches!(took, Err(Limited::For(_))) {
+                self.say_that_no_mails_are_left(now);
+            }
+            took?;
         }
         Ok(wanted)
+    }
+
+    /// Everybody is refused now, and only the operator can tell an attack from a good day.
+    fn say_that_no_mails_are_left(&self, now: Timestamp) {
+        let (now, said) = (now.as_millis(), self.said.load(Ordering::Relaxed));
+        let due = now.abs_diff(said) >= SAY_EVERY_MILLIS;
+        if due && self.said.compare_exchange(said, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::error!("limits.email_total is reached: nobody gets a mail for a while");
+        }
     }
 
     async fn take_day(&self, config: &Config, medium: Medium, now: Timestamp) -> Result<Option<u64>, Limited> {
@@ -149,17 +187,30 @@ impl Allowance {
         }
     }
 
+    /// All at once, as they were taken.
     pub(super) async fn give_back(&self, config: &Config, taken: &Taken, now: Timestamp) {
-        for (kind, key) in &taken.limits {
+        let [first, second, third, fourth] = &taken.limits;
+        tokio::join!(
+            self.give_one_back(config, first, now),
+            self.give_one_back(config, second, now),
+            self.give_one_back(config, third, now),
+            self.give_one_back(config, fourth, now),
+            async {
+                if let Some(day) = taken.day {
+                    self.today.give_back(day, now).await;
+                }
+            },
+        );
+    }
+
+    async fn give_one_back(&self, config: &Config, taken: &Wanted, now: Timestamp) {
+        if let Some((kind, key)) = taken {
             self.limit(*kind).give_back(key, rate(*kind, config), now).await;
-        }
-        if let Some(day) = taken.day {
-            self.today.give_back(day, now).await;
         }
     }
 
     pub fn expire(&self, now: Timestamp) {
-        for kind in [Kind::Address, Kind::Number, Kind::Country] {
+        for kind in [Kind::Address, Kind::ClientSecret, Kind::Email, Kind::Number, Kind::Country] {
             self.limit(kind).expire(now);
         }
     }
@@ -167,6 +218,8 @@ impl Allowance {
     fn limit(&self, kind: Kind) -> &Limit {
         match kind {
             Kind::Address => &self.addresses,
+            Kind::ClientSecret => &self.client_secrets,
+            Kind::Email => &self.emails,
             Kind::Number => &self.numbers,
             Kind::Country => &self.countries,
         }
@@ -177,6 +230,8 @@ fn rate(kind: Kind, config: &Config) -> Rate {
     let limits = &config.limits;
     match kind {
         Kind::Address => limits.request_token_per_address,
+        Kind::ClientSecret => limits.request_token_per_client_secret,
+        Kind::Email => limits.email_total,
         Kind::Number => limits.sms_per_number,
         Kind::Country => limits.sms_per_country,
     }

@@ -31,12 +31,14 @@ pub struct RequestToken {
 }
 
 impl RequestToken {
-    /// The note that a client's request left for this very attempt, and one message taken from what its address may have.
+    /// The note that a client's request left for this very attempt, and one message taken from all limits on messages.
     pub(super) async fn claim(&self, asked: &Asked) -> Result<(Option<Note>, Allowed), Refusal> {
         let (key, now, config) =
             (in_flight::key(&asked.threepid, &asked.client_secret), self.clock.now(), self.config.load_full());
-        let (note, allowed) =
-            tokio::join!(in_flight::claim(&self.store, &key, now), self.allowance.take(&config, &asked.threepid, now));
+        let (note, allowed) = tokio::join!(
+            in_flight::claim(&self.store, &key, now),
+            self.allowance.take(&config, &asked.threepid, &asked.client_secret, now)
+        );
         let allowed = Allowed(allowed);
         match note {
             Ok(note) => Ok((note.filter(|note| note.send_attempt == asked.send_attempt), allowed)),

@@ -113,6 +113,8 @@ transport = "log"
 [limits]
 request_token_per_ip = "1000000/1s"
 request_token_per_address = "1000000/1s"
+request_token_per_client_secret = "1000000/1s"
+email_total = "1000000/1s"
 """)
         self.identity = identity
         return [self.shim, "--config", file]

@@ -31,7 +31,7 @@ identity = {{ name = "localhost:{identity}", tls = {{ certificate = "{folder}/ce
 session = {{ unvalidated_lifetime = "{unvalidated}s", validated_lifetime = "{validated}s" }}
 store.kind = "{store}"
 email = {{ transport = "smtp", host = "127.0.0.1", port = {mail}, tls = "none", from = "noreply@soak.example", deadline = "{deadline}s", max_connections = 16 }}
-limits = {{ request_token_per_ip = "{limit}/1m", request_token_per_address = "1000/1m", submit_token_per_ip = "{limit}/1m" }}
+limits = {{ request_token_per_ip = "{limit}/1m", request_token_per_address = "1000/1m", email_total = "{limit}/1m", submit_token_per_ip = "{limit}/1m" }}
 log = {{ level = "warn" }}
 """
 

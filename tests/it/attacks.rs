@@ -22,7 +22,7 @@ use crate::shim::{Shim, Wanted};
 
 /// Limits that no test meets by accident.
 const ROOMY: &str = "[limits]\nrequest_token_per_ip = \"100000/1m\"\nrequest_token_per_address = \"100000/1m\"\n\
-                     submit_token_per_ip = \"100000/1m\"\n";
+                     request_token_per_client_secret = \"100000/1m\"\nemail_total = \"100000/1m\"\nsubmit_token_per_ip = \"100000/1m\"\n";
 
 /// Our answer to creds that will never do.
 fn never_do() -> (u16, String) {

@@ -233,6 +233,10 @@ async fn a_clock_set_forth_and_back_by_a_day_loses_no_session_and_validates_none
     // A day and more before the start of the process: no span is negative.
     shim.earlier(2 * day);
     let (client, secret) = (from("192.0.2.3"), unique("before"));
+    // What all share was taken from by a clock that ran ahead: it is full, and has room again at its own rate.
+    let full = client.request_token("register", &format!("{secret}@example.org"), &secret, 1).await;
+    assert!(full.status == 429 && full.json()["retry_after_ms"] == 6, "{}", full.text());
+    shim.later(Duration::from_millis(6));
     let sid = client.request_token("register", &format!("{secret}@example.org"), &secret, 1).await.sid();
     assert_eq!(client.click(&shim.link(&sid)).await.status, 200);
     client.register(&unique("before"), creds(&sid, &secret)).await.ok();

@@ -9,6 +9,7 @@ use crate::flows::registered;
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{VERSIONS, legacy, unique};
 use crate::mailbox::{At, Fault, Mailbox, Script};
+use crate::redis::Redis;
 use crate::shim::{ROOMY, Reserved, Shim, Wanted};
 
 #[track_caller]
@@ -17,6 +18,14 @@ fn limited(answer: &Answer, seconds: u64) {
     assert_eq!(answer.json()["retry_after_ms"], seconds * 1000);
     assert_eq!(answer.header("retry-after"), Some(seconds.to_string().as_str()));
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+}
+
+/// The same, by clocks that are some milliseconds apart.
+#[track_caller]
+fn limited_on_each(answer: &Answer, seconds: u64) {
+    assert_eq!(answer.verdict(), (429, "M_LIMIT_EXCEEDED".into()));
+    assert_eq!(answer.header("retry-after"), Some(seconds.to_string().as_str()));
+    assert!(answer.json()["retry_after_ms"].as_u64().unwrap() > (seconds - 1) * 1000);
 }
 
 /// S§4.6.
@@ -79,6 +88,118 @@ async fn mails_to_one_address_are_limited_with_all_its_plus_variants_on_every_ho
         ask(&format!("{name}.x"), "six", 1).await.sid();
         shim.later(Duration::from_secs(10));
         assert_eq!(ask(&name, "one", 2).await.sid(), sid);
+    }
+}
+
+/// S§4.6, as it is without a word in the configuration: the 6th mail within the hour, from addresses of many networks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sixth_mail_to_one_address_within_the_hour_is_refused_from_whatever_ip() {
+    let shim = legacy("1.3.1").shim(Wanted::default()).await;
+    let email = unique("sixth") + "@example.org";
+    let ask = async |network: usize| {
+        let client = shim.client().with("X-Forwarded-For", &format!("2001:db8:{network:x}::1"));
+        client.request_token("register", &email, &unique("secret"), 1).await
+    };
+    for network in 1..=5 {
+        ask(network).await.sid();
+        shim.later(Duration::from_secs(60));
+    }
+    limited(&ask(6).await, 720 - 5 * 60);
+    assert_eq!(shim.outbox().len(), 5);
+}
+
+/// Where limits are counted, each with the shims that count there.
+async fn everywhere(limits: &str) -> Vec<(&'static str, Vec<Shim>, Option<Redis>)> {
+    let homeserver = legacy("1.3.1");
+    let shim = async |table: &str| homeserver.shim(Wanted::config(&format!("{table}[limits]\n{limits}"))).await;
+    let redis = Redis::single().await;
+    let table = redis.servers[0].table();
+    vec![
+        ("memory", vec![shim("").await], None),
+        ("file", vec![shim("[store]\nkind = \"file\"\n").await], None),
+        ("redis", vec![shim(&table).await, shim(&table).await], Some(redis)),
+    ]
+}
+
+/// S§4.6.
+#[tokio::test(flavor = "multi_thread")]
+async fn mails_for_one_client_secret_are_limited_whatever_the_addresses() {
+    for (store, shims, _redis) in everywhere("request_token_per_client_secret = \"4/40s\"\n").await {
+        let secret = unique("secret");
+        let ask = async |turn: usize, secret: &str, email: &str, attempt| {
+            let client = shims[turn % shims.len()].client();
+            client.request_token("register", email, secret, attempt).await
+        };
+        let first = unique("first") + "@example.org";
+        let sid = ask(0, &secret, &first, 1).await.sid();
+        for turn in 0..5 {
+            assert_eq!(
+                ask(turn, &secret, &first, 1).await.sid(),
+                sid,
+                "{store}: a retry mails nothing and counts for nothing"
+            );
+        }
+        for turn in 1..4 {
+            ask(turn, &secret, &(unique("other") + "@example.org"), 1).await.sid();
+        }
+        for turn in 0..2 {
+            limited_on_each(&ask(turn, &secret, &(unique("fifth") + "@example.org"), 1).await, 10);
+        }
+        limited_on_each(&ask(0, &secret, &first, 2).await, 10);
+        ask(1, &unique("another"), &first, 1).await.sid();
+        let mailed: usize = shims.iter().map(|shim| shim.outbox().len()).sum();
+        assert_eq!(mailed, 5, "{store}");
+        for shim in &shims {
+            shim.later(Duration::from_secs(11));
+        }
+        assert_eq!(ask(0, &secret, &first, 2).await.sid(), sid, "{store}");
+    }
+}
+
+/// S§4.6.
+#[tokio::test(flavor = "multi_thread")]
+async fn mails_in_all_are_limited_whoever_asks_for_whom() {
+    for (store, shims, _redis) in everywhere("email_total = \"4/40s\"\n").await {
+        let ask = async |turn: usize| {
+            let client = shims[turn % shims.len()].client().with("X-Forwarded-For", &format!("203.0.113.{turn}"));
+            client.request_token("register", &(unique("any") + "@example.org"), &unique("secret"), 1).await
+        };
+        for turn in 0..4 {
+            ask(turn).await.sid();
+        }
+        for turn in 4..8 {
+            limited_on_each(&ask(turn).await, 10);
+        }
+        let mailed: usize = shims.iter().map(|shim| shim.outbox().len()).sum();
+        assert_eq!(mailed, 4, "{store}");
+        for shim in &shims {
+            shim.later(Duration::from_secs(11));
+        }
+        ask(8).await.sid();
+        assert_eq!(ask(9).await.status, 429, "{store}");
+    }
+}
+
+/// S§4.6: or a mail server that is out of order for an hour would lock everybody out for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_could_not_be_sent_and_one_that_another_limit_refused_are_given_back() {
+    let redis = Redis::single().await;
+    for (store, table) in [("memory", String::new()), ("redis", redis.servers[0].table())] {
+        let limits = "[limits]\nemail_total = \"2/40s\"\nrequest_token_per_client_secret = \"2/40s\"\nrequest_token_per_address = \"1/40s\"\n";
+        let refused = Fault::reply(At::Rcpt, "550 5.1.1 no such user");
+        let mailbox = Mailbox::start(Script::clear().first(refused)).await;
+        let wanted = Wanted::config(&format!("{table}{limits}")).mailing_to(mailbox.address());
+        let shim = legacy("1.3.1").shim(wanted).await;
+        let secret = unique("secret");
+        let [unsent, email, other] = ["unsent", "sent", "other"].map(|name| unique(name) + "@example.org");
+        let ask = async |email: &str, attempt| shim.client().request_token("register", email, &secret, attempt).await;
+        assert_eq!(ask(&unsent, 1).await.verdict(), (400, "M_EMAIL_SEND_ERROR".into()), "{store}");
+        ask(&email, 1).await.sid();
+        limited(&ask(&email, 2).await, 40);
+        limited(&ask(&email, 3).await, 40);
+        ask(&other, 1).await.sid();
+        limited(&ask(&(unique("third") + "@example.org"), 1).await, 20);
+        assert_eq!(mailbox.mails().len(), 2, "{store}");
     }
 }
 

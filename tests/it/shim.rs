@@ -45,7 +45,7 @@ pub struct Wanted {
 
 /// Limits that no test reaches by accident.
 pub const ROOMY: &str = "[limits]\nrequest_token_per_ip = \"10000/1m\"\nrequest_token_per_address = \"10000/1m\"\n\
-                         submit_token_per_ip = \"10000/1m\"\n";
+                         request_token_per_client_secret = \"10000/1m\"\nemail_total = \"10000/1m\"\nsubmit_token_per_ip = \"10000/1m\"\n";
 
 const CONFIG_FILE: &str = "shim.toml";
 
