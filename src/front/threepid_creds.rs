@@ -1,5 +1,6 @@
 //! Registration, password, 3pid: where a request carries a sid of ours, point it at us, and only where it may be used.
 
+mod alive;
 #[doc(hidden)] // Open to tests/fuzz, no room's to name.
 pub mod creds;
 mod exchange;
@@ -21,6 +22,7 @@ use crate::serve::Clock;
 use crate::session::Owner;
 use crate::store::{Key, Store};
 use crate::telemetry::{RequestId, Subject};
+use alive::Alive;
 use creds::{Creds, Place};
 use exchange::Exchange;
 use under_way::{Entered, UnderWay};
@@ -62,6 +64,7 @@ pub struct ThreepidCreds {
     forward: Forward,
     clock: Clock,
     under_way: UnderWay,
+    alive: Alive,
 }
 
 /// A session of ours that a request carries, by its sid or by the UIA session it was shown in.
@@ -74,7 +77,7 @@ struct Carried {
 impl ThreepidCreds {
     pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock) -> Self {
         let under_way = UnderWay::new(&store, &clock);
-        Self { config, store, forward, clock, under_way }
+        Self { config, store, forward, clock, under_way, alive: Alive::default() }
     }
 
     pub async fn handle(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
@@ -124,8 +127,8 @@ impl ThreepidCreds {
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
-        let handed_over = false;
-        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
+        let (living, handed_over) = (self.alive.enter(holder), false);
+        let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
         drop(under_way);
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
@@ -164,8 +167,8 @@ impl ThreepidCreds {
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         Subject::of(&head.extensions).note_sid(&carried.sid);
-        let (parts, sent, handed_over) = (self.clone(), bytes, true);
-        let exchange = Exchange { parts, head, sent, purpose, holder, carried, owner, uia_session, handed_over };
+        let (parts, sent, living, handed_over) = (self.clone(), bytes, self.alive.enter(holder), true);
+        let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
         tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 

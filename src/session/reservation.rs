@@ -39,6 +39,9 @@ pub(super) struct Reservation {
     holder: RequestId,
     until: Timestamp,
     told: Told,
+    /// Whose the session is if nobody ever says what became of it. Older versions kept none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<Owner>,
 }
 
 /// Whether a request may be forwarded with this session.
@@ -84,6 +87,7 @@ impl Session {
         owner: &Owner,
         now: Timestamp,
     ) -> Reserved {
+        self.abandon_unless_held(now);
         let secret_fits = client_secret.is_none_or(|secret| self.client_secret == secret.digest());
         let owner_fits = self.owner.as_ref().is_none_or(|bound| bound == owner);
         if self.purpose != purpose || !secret_fits || !owner_fits || now >= self.expires {
@@ -97,9 +101,25 @@ impl Session {
         if self.reservation.as_ref().is_some_and(|held| now < held.until) {
             return Reserved::Wait;
         }
-        self.reservation =
-            Some(Reservation { holder: holder.clone(), until: now.after(RESERVATION), told: Told::Nothing });
+        let (holder, until) = (holder.clone(), now.after(RESERVATION));
+        self.reservation = Some(Reservation { holder, until, told: Told::Nothing, owner: Some(owner.clone()) });
         Reserved::Granted
+    }
+
+    /// Ends the reservation of a request that died, by what can be known of its holder. The homeserver may have done what it
+    /// was asked, or still do it: so a session that could be used is from then on its owner's alone, who may repeat it.
+    pub fn abandon_unless(&mut self, lives: impl Fn(&RequestId) -> bool) {
+        let Some(dead) = self.reservation.take_if(|held| !lives(&held.holder)) else { return };
+        match self.state {
+            State::Requested => {}
+            State::Validated { .. } | State::Consumed { .. } => self.owner = self.owner.take().or(dead.owner),
+        }
+    }
+
+    /// The same of one that has lasted too long.
+    fn abandon_unless_held(&mut self, now: Timestamp) {
+        let until = self.reservation.as_ref().map(|held| held.until);
+        self.abandon_unless(|_| until.is_some_and(|until| now < until));
     }
 
     /// The homeserver asks whether the address is validated: since when, or `None`. That it was told is noted. Only a
@@ -283,6 +303,31 @@ mod tests {
             Reserved::Granted,
             "a holder that died is waited for so long"
         );
+    }
+
+    #[test]
+    fn what_a_dead_request_held_is_its_owners_alone_once_it_could_be_used() {
+        let mut session = validated();
+        assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
+        session.abandon_unless(|holder| *holder == id(1));
+        assert_eq!(reserve(&mut session, 2, "u", 21), Reserved::Wait, "it lives");
+        session.abandon_unless(|_| false);
+        assert_eq!(reserve(&mut session, 2, "thief", 21), Reserved::Refused);
+        assert_eq!(reserve(&mut session, 3, "u", 21), Reserved::Granted);
+
+        let mut late = validated();
+        assert_eq!(reserve(&mut late, 1, "u", 20), Reserved::Granted);
+        assert_eq!(
+            reserve(&mut late, 2, "thief", 20 + 300),
+            Reserved::Refused,
+            "where nobody knows who lives, after its time"
+        );
+        assert_eq!(reserve(&mut late, 3, "u", 20 + 300), Reserved::Granted);
+
+        let mut polled = mailed();
+        assert_eq!(reserve(&mut polled, 1, "u", 5), Reserved::Granted);
+        polled.abandon_unless(|_| false);
+        assert_eq!(reserve(&mut polled, 2, "v", 6), Reserved::Granted, "there was nothing to be had by it");
     }
 
     #[test]

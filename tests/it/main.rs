@@ -43,6 +43,7 @@ mod identity;
 mod ingress;
 mod languages;
 mod layers;
+mod killed;
 mod legacy;
 mod limits;
 mod lists;

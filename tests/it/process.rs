@@ -21,7 +21,11 @@ pub struct Process {
     child: Child,
     log: Arc<Log>,
     folder: TempDir,
+    wrapper: Vec<String>,
 }
+
+/// In a configuration: the identity door's certificate is one that the shim makes.
+pub const OWN_CA: &str = "# own CA\n";
 
 #[derive(Default)]
 struct Log {
@@ -45,31 +49,32 @@ impl Process {
         // A test may have a mail server of its own.
         let outbox = "[email]\ntransport = \"file\"\nfrom = \"noreply@example.org\"\n";
         let email = if config.contains("[email]") { "" } else { outbox };
+        let tls =
+            format!("tls = {{ certificate = \"{}\", private_key = \"{}\" }}", ca.leaf.display(), ca.key.display());
+        let tls = if config.contains(OWN_CA) { String::new() } else { tls };
         let text = format!(
             "server_name = \"example.org\"\npublic_base_url = \"http://{clients}\"\nstate_dir = \"{state}\"\n\
              [listen]\nclients = [\"{clients}\"]\nidentity = [\"127.0.0.1:{identity_port}\"]\nadmin = [\"{admin}\"]\n\
              [homeserver]\nurl = \"http://{homeserver}\"\n\
              [identity]\nname = \"localhost:{identity_port}\"\n\
-             tls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
+             {tls}\n\
              {email}[log]\nformat = \"json\"\n{config}",
-            state = folder.path().display(),
-            leaf = ca.leaf.display(),
-            key = ca.key.display(),
+            state = folder.path().join("state").display(),
         );
         let file = folder.path().join("shim.toml");
         std::fs::write(&file, text).unwrap();
         // The homeserver was told this port long ago; it is free from here on until the binary binds it.
         drop(identity);
         let log = Arc::<Log>::default();
-        Self { clients, admin, child: spawn(wrapper, &file, &log), log, folder }
+        let wrapper: Vec<String> = wrapper.iter().map(|&word| word.to_owned()).collect();
+        Self { clients, admin, child: spawn(&wrapper, &file, &log), log, folder, wrapper }
     }
 
     /// SIGKILL, and once more from the start, with what is on the disk.
     pub async fn killed_and_started_again(mut self) -> Self {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.kill();
         self.log.lines.lock().unwrap().clear();
-        self.child = spawn(&[], &self.config_file(), &self.log);
+        self.child = spawn(&self.wrapper, &self.config_file(), &self.log);
         self.serving().await
     }
 
@@ -88,7 +93,18 @@ impl Process {
     }
 
     pub fn outbox(&self) -> Vec<String> {
-        outbox_in(self.folder.path())
+        outbox_in(&self.state_dir())
+    }
+
+    /// What it makes by itself.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Everything logged so far, as it was written.
@@ -167,8 +183,9 @@ impl Process {
     }
 }
 
-fn spawn(wrapper: &[&str], file: &Path, log: &Arc<Log>) -> Child {
-    let command = [wrapper, &[env!("CARGO_BIN_EXE_threepid-shim"), "serve", "--config"]].concat();
+fn spawn(wrapper: &[String], file: &Path, log: &Arc<Log>) -> Child {
+    let own = [env!("CARGO_BIN_EXE_threepid-shim"), "serve", "--config"];
+    let command: Vec<&str> = wrapper.iter().map(String::as_str).chain(own).collect();
     let mut child = Command::new(command[0])
         .args(&command[1..])
         .arg(file)

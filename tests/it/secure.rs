@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -151,11 +151,7 @@ impl IdentityServer {
         let name = format!("localhost:{}", door.local_addr().unwrap().port());
         door.set_nonblocking(true).unwrap();
         let door = tokio::net::TcpListener::from_std(door).unwrap();
-        let leaf = CertificateDer::from_pem_file(&authority().leaf).unwrap();
-        let key = PrivateKeyDer::from_pem_file(&authority().key).unwrap();
-        let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_no_client_auth().with_single_cert(vec![leaf], key).unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor();
         let calls = Arc::<Mutex<Vec<String>>>::default();
         let keep = Arc::clone(&calls);
         tokio::spawn(async move {
@@ -172,19 +168,32 @@ impl IdentityServer {
     }
 }
 
-async fn serve(acceptor: TlsAcceptor, stream: TcpStream, calls: Arc<Mutex<Vec<String>>>) {
-    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+/// With the certificate that test homeservers trust.
+pub fn acceptor() -> TlsAcceptor {
+    let leaf = CertificateDer::from_pem_file(&authority().leaf).unwrap();
+    let key = PrivateKeyDer::from_pem_file(&authority().key).unwrap();
+    let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(vec![leaf], key).unwrap()))
+}
+
+/// The next whole request, with its body.
+pub async fn request_from(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> {
     let mut bytes = Vec::new();
-    let request = loop {
+    loop {
         if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-            return;
+            return None;
         }
         let request = Raw(bytes.clone());
         let length = request.field("content-length").map_or(0, |length| length.parse().unwrap());
         if request.head().ends_with("\r\n\r\n") && request.body().len() >= length {
-            break request;
+            return Some(request);
         }
-    };
+    }
+}
+
+async fn serve(acceptor: TlsAcceptor, stream: TcpStream, calls: Arc<Mutex<Vec<String>>>) {
+    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+    let Some(request) = request_from(&mut stream).await else { return };
     let line = request.line();
     let target = line.split(' ').nth(1).unwrap();
     let body = String::from_utf8_lossy(request.body()).into_owned();

@@ -7,13 +7,14 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::value::RawValue;
 
+use super::alive::Living;
 use super::{Carried, ThreepidCreds};
 use crate::body::{self, Object};
 use crate::front::forward::Body;
 use crate::matrix::{Purpose, Refusal, Timestamp};
 use crate::session::{Owner, Reserved, Session, Settled, Told};
 use crate::store::{Change, Key, UiaStage};
-use crate::telemetry::{RequestId, Subject};
+use crate::telemetry::Subject;
 
 /// The largest answer to a completion that is read.
 const ANSWER_LIMIT: usize = 1024 * 1024;
@@ -35,7 +36,7 @@ pub(super) struct Exchange {
     pub(super) head: Parts,
     pub(super) sent: Bytes,
     pub(super) purpose: Purpose,
-    pub(super) holder: RequestId,
+    pub(super) living: Living,
     pub(super) carried: Carried,
     pub(super) owner: Owner,
     pub(super) uia_session: Option<String>,
@@ -86,13 +87,18 @@ impl Exchange {
         Ok(fits)
     }
 
-    /// Waits while another request holds the session; it never fails because of that.
+    /// Waits while another request holds the session; it never fails because of that. One of a process that ended is not
+    /// waited for, where that can be known: in a store that is this process's alone.
     async fn reserve(&self) -> Result<(), Refusal> {
+        let (is_shared, alive) = (self.parts.store.is_shared(), &self.parts.alive);
         loop {
             let now = self.parts.clock.now();
             let secret = self.carried.client_secret.as_ref();
             let reserve = |session: &mut Session| {
-                let reserved = session.reserve(&self.holder, self.purpose, secret, &self.owner, now);
+                if !is_shared {
+                    session.abandon_unless(|holder| alive.has(holder));
+                }
+                let reserved = session.reserve(&self.living.holder, self.purpose, secret, &self.owner, now);
                 (reserved, session.threepid.medium)
             };
             let reserved = self.parts.store.update_session(&self.carried.sid, now, reserve).await?;
@@ -117,7 +123,7 @@ impl Exchange {
                     return;
                 }
             }
-            tracing::error!(request_id = %self.holder, "what became of a session could not be kept");
+            tracing::error!(request_id = %self.living.holder, "what became of a session could not be kept");
         });
     }
 
@@ -143,14 +149,14 @@ impl Exchange {
         // The homeserver's word for the UIA session: it begins another when it does not know the client's.
         let owner = shown.uia_session.as_deref().map_or_else(|| self.owner.clone(), Owner::uia_session);
         let settle = |session: &mut Session| {
-            let told = session.told(&self.holder);
+            let told = session.told(&self.living.holder);
             let used = told == Told::Validated || by_uia_session_alone;
             let settled = match shown.outcome {
                 Some(Completed::Request) if used => Settled::Consumed(owner.clone()),
                 Some(Completed::Stage) if told == Told::Validated => Settled::Bound(owner.clone()),
                 Some(Completed::Request | Completed::Stage) | None => Settled::Released,
             };
-            session.settle(&self.holder, settled, now);
+            session.settle(&self.living.holder, settled, now);
             told
         };
         Ok(self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(Told::Nothing))
