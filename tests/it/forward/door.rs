@@ -40,6 +40,7 @@ pub enum Mode {
     Ask {
         limit: usize,
     },
+    /// `/panic` ends by one; everything else is forwarded.
     Panic,
 }
 
@@ -65,7 +66,6 @@ impl Door for Plain {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let answer = match self.mode {
-            Mode::Forward => self.forward.handle(request).await,
             Mode::Versions { flag } => {
                 let features = Features { no_identity_server_required: flag, separate_add_and_bind: false };
                 Versions::new(self.forward.clone()).handle(request, features).await
@@ -78,7 +78,8 @@ impl Door for Plain {
                 let (head, body) = read(request).await;
                 self.forward.ask(&head, body, limit).await.map(|answer| answer.map(Body::from))
             }
-            Mode::Panic => panic!("as asked"),
+            Mode::Panic if request.uri().path() == "/panic" => panic!("as asked"),
+            Mode::Forward | Mode::Panic => self.forward.handle(request).await,
         };
         answer.unwrap_or_else(|refusal: Refusal| refusal.into_response().map(Body::from))
     }

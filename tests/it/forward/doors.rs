@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use threepid_shim::certificates;
 use threepid_shim::config::{Endpoint, Identity, IdentityTls};
-use threepid_shim::serve::{Listener, Tls};
+use threepid_shim::serve::{Certified, Clock, Listener, Tls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -70,14 +70,14 @@ async fn a_file_that_is_no_socket_is_not_replaced() {
     assert_eq!(std::fs::read(&path).unwrap(), b"x");
 }
 
-fn made_in(state: &Path) -> rustls::ServerConfig {
+fn made_in(state: &Path) -> Certified {
     let identity = Identity {
         name: "localhost:1".into(),
         allowed_peers: Vec::new(),
         accept_unannounced: false,
-        tls: IdentityTls::Generated,
+        tls: IdentityTls::Generated { ca_directory: state.join("tls") },
     };
-    certificates::identity(&identity, state).unwrap()
+    certificates::identity(&identity, state, Clock::system().now()).unwrap()
 }
 
 /// A request over TLS by a client that trusts this state's CA only.

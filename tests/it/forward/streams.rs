@@ -332,11 +332,33 @@ async fn a_client_of_http_1_0_gets_a_plain_body_and_the_end() {
 async fn a_panic_costs_one_connection() {
     let homeserver = Homeserver::answering(OK).await;
     let front = Front::start(&homeserver.config(), crate::forward::Mode::Panic, &[]);
-    for count in 1..=2 {
+    let open = async |count: i64| {
+        soon("all are counted", async {
+            while front.metrics.open_connections.get() != count {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    // One that is there before, and answered once; and one in the middle of its request.
+    let (mut before, mut within) = (front.connect().await, front.connect().await);
+    before.write(GET).await;
+    assert_eq!(soon("an answer", before.answer(false)).await.unwrap().status(), 200);
+    within.write("GET / HTTP/1.1\r\nHost: h\r\n").await;
+    open(2).await;
+    for count in 1..=20 {
         let mut client = front.connect().await;
-        client.write(GET).await;
+        client.write("GET /panic HTTP/1.1\r\nHost: h\r\n\r\n").await;
         assert_eq!(soon("the end", client.rest()).await, b"");
         assert_eq!(front.metrics.panics.get(), count);
     }
-    assert_eq!(front.metrics.open_connections.get(), 0);
+    within.write("\r\n").await;
+    assert_eq!(soon("an answer", within.answer(false)).await.unwrap().status(), 200);
+    before.write(GET).await;
+    assert_eq!(soon("an answer", before.answer(false)).await.unwrap().status(), 200);
+    assert_eq!(front.ask(GET).await.status(), 200, "and who comes later");
+    drop((before, within));
+    open(0).await;
+    let rendered = front.metrics.render().unwrap();
+    assert!(rendered.contains("threepid_shim_panics_total 20\n"), "{rendered}");
 }
