@@ -179,8 +179,11 @@ pub struct Identity {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityTls {
-    /// A CA and a certificate that the shim makes in `state_dir/tls`.
-    Generated,
+    /// A CA and a certificate that the shim makes in `state_dir/tls`. What the homeserver has to trust is put into
+    /// `ca_directory`, which others than the shim's user can read.
+    Generated {
+        ca_directory: PathBuf,
+    },
     Files(TlsFiles),
 }
 
@@ -348,12 +351,12 @@ impl Rate {
 pub struct Limits {
     pub request_token_per_ip: Rate,
     pub request_token_per_address: Rate,
-    pub submit_token_per_ip: Rate,
-    pub sms_per_number: Rate,
-    pub sms_per_country: Rate,
     pub request_token_per_client_secret: Rate,
     /// Mails to everybody together: what the name of the mail server is worth.
     pub email_total: Rate,
+    pub submit_token_per_ip: Rate,
+    pub sms_per_number: Rate,
+    pub sms_per_country: Rate,
     /// Messages of one day, whoever they go to: what the operator is ready to pay for.
     pub sms_per_day: u32,
     /// Open at once at one door, and of them from one address (IPv6: one /64).

@@ -1,6 +1,7 @@
 //! Tries every neighbour as the shim would use it, and says what to change, in the words of the file that is to be edited.
 
 mod callback;
+mod expiry;
 mod homeserver;
 mod link;
 mod own;
@@ -61,6 +62,7 @@ impl Report {
         if homeserver::look(&mut report, config).await {
             callback::look(&mut report, config).await;
         }
+        expiry::of_clients(&mut report, config);
         link::look(&mut report, config).await;
         report
     }

@@ -41,9 +41,10 @@
 //! | `store` | `config` `random` `session` |
 //! | `delivery` | `config` `wording` |
 //! | `admin` | `needs_shim` `reload` `serve` `session` `store` |
-//! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `serve` `store` `wording` |
+//! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `reload` `serve` `state_dir` `store` `wording` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `supervisor` `wording` |
 //! | `certificates` | `config` `serve` |
+//! | `state_dir` | `certificates` `config` |
 //! | `serve` | `config` `wire` |
 //! | `limit` | `config` `store` |
 //! | `wording` | `config` |
@@ -71,6 +72,7 @@ pub mod random;
 pub mod reload;
 pub mod serve;
 pub mod session;
+pub mod state_dir;
 pub mod store;
 pub mod submission;
 pub mod supervisor;
@@ -99,8 +101,9 @@ use front::threepid_creds::ThreepidCreds;
 use front::versions::Versions;
 use identity::{Allowance, Identity};
 use limit::Limit;
+use matrix::Timestamp;
 use needs_shim::NeedsShim;
-use reload::{InForce, LastReload, Reload, Unusable};
+use reload::{EXPIRY_EVERY, InForce, LastReload, Reload, Unusable};
 use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
 use supervisor::Supervisor;
@@ -139,6 +142,8 @@ impl Default for Signals {
 /// Why the shim cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error(transparent)]
+    StateDir(#[from] state_dir::StateDirError),
     #[error(transparent)]
     Unusable(#[from] Unusable),
     #[error(transparent)]
@@ -202,8 +207,9 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         tokio::spawn(serve(listeners.admin, Arc::new(admin), serving)),
     ];
     let supervisor = signals.supervisor.clone();
-    let reload = Reload { in_force, metrics: state.metrics.clone(), last: last_reload, supervisor: supervisor.clone() };
-    let reload = tokio::spawn(reload.run(Arc::clone(&signals.reload), signals.look_every));
+    let reload = tokio::spawn(
+        state.reload(last_reload, supervisor.clone()).run(Arc::clone(&signals.reload), signals.look_every),
+    );
     let chores = tokio::spawn(chores(state));
     supervisor.ready();
     tracing::info!("serving");
@@ -258,7 +264,8 @@ impl State {
         metrics.started.set(Duration::from_millis(clock.now().as_millis()).as_secs_f64());
         metrics.expect_routes(&front::ROUTES);
         metrics.expect_routes(&identity::ROUTES);
-        let in_force = InForce::start(config, &metrics)?;
+        state_dir::prepare(&config)?;
+        let in_force = InForce::start(config, &metrics, clock.now())?;
         let config = in_force.config.load();
         let forward = Forward::new(&config.homeserver, &config.trusted_proxies, metrics.clone());
         let store = Arc::new(Store::open(&config.store, &metrics)?);
@@ -273,6 +280,11 @@ impl State {
             metrics,
             in_force: in_force.clone(),
         })
+    }
+
+    fn reload(&self, last: LastReload, supervisor: Supervisor) -> Reload {
+        let (in_force, metrics, clock) = (self.in_force.clone(), self.metrics.clone(), self.clock.clone());
+        Reload { in_force, metrics, last, supervisor, clock }
     }
 
     /// Of one door.
@@ -335,10 +347,12 @@ impl State {
     }
 }
 
-/// What is done beside the requests: watching what the homeserver has learnt, and forgetting what is over.
+/// What is done beside the requests: watching what the homeserver has learnt and when certificates end, and forgetting what
+/// is over.
 async fn chores(state: State) {
     let mut look = tokio::time::interval(needs_shim::EVERY);
     let mut tidy = tokio::time::interval(TIDY_EVERY);
+    let mut certificates_looked_at: Option<Timestamp> = None;
     loop {
         tokio::select! {
             _ = look.tick() => {
@@ -353,6 +367,13 @@ async fn chores(state: State) {
                     limit.expire(now);
                 }
                 state.allowance.expire(now);
+                // By the clock that they end by, which may be set.
+                let apart = certificates_looked_at.map(|then| then.until(now).max(now.until(then)));
+                if apart.is_none_or(|apart| apart >= EXPIRY_EVERY) {
+                    certificates_looked_at = Some(now);
+                    state.in_force.renew(now).await;
+                    state.in_force.tell_expiry(&state.metrics, now);
+                }
             }
         }
     }

@@ -1,23 +1,26 @@
 //! The configuration read again: on SIGHUP, or when a file it was read from has changed. All of it is put in force, or
 //! nothing.
 
+mod expiry;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use crate::certificates;
 use crate::config::{self, Config, IdentityTls, Source, Wrong};
 use crate::delivery::{self, Delivery};
-use crate::serve::Tls;
+use crate::matrix::Timestamp;
+use crate::serve::{Certified, Clock, Tls};
 use crate::supervisor::Supervisor;
 use crate::telemetry::{self, Metrics, Reloaded};
 use crate::wording::{self, Wording};
+pub use expiry::{EVERY as EXPIRY_EVERY, SOON as EXPIRES_SOON};
 
 /// Between two looks at the files.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -62,15 +65,17 @@ pub struct Reload {
     pub metrics: Metrics,
     pub last: LastReload,
     pub supervisor: Supervisor,
+    pub clock: Clock,
 }
 
 impl InForce {
     /// Makes all parts at the start.
-    pub fn start(config: Config, metrics: &Metrics) -> Result<Self, Unusable> {
+    pub fn start(config: Config, metrics: &Metrics, now: Timestamp) -> Result<Self, Unusable> {
         let mut faults = Faults::default();
         let parts = Parts::make(&config, metrics, &mut faults);
-        let is_misconfigured = parts.is_none() || config.identity.tls != IdentityTls::Generated;
-        let identity_tls = faults.note("identity.tls", certificates::identity(&config.identity, &config.state_dir));
+        let is_misconfigured = parts.is_none() || !matches!(config.identity.tls, IdentityTls::Generated { .. });
+        let identity_tls = certificates::identity(&config.identity, &config.state_dir, now);
+        let identity_tls = faults.note("identity.tls", identity_tls);
         match (parts, identity_tls) {
             (Some(parts), Some(identity_tls)) => Ok(Self {
                 config: Arc::new(ArcSwap::from_pointee(config)),
@@ -138,8 +143,8 @@ impl Reload {
 
     /// Gives back what was seen, whether it could be used or not: a fault is told once. `tried`: as far as is known.
     async fn reload(&self, why: &'static str, tried: Source) -> Source {
-        let (running, metrics) = (self.in_force.config.load_full(), self.metrics.clone());
-        let read = spawn_blocking(move || read_again(&running, &metrics)).await;
+        let (running, metrics, now) = (self.in_force.config.load_full(), self.metrics.clone(), self.clock.now());
+        let read = spawn_blocking(move || read_again(&running, &metrics, now)).await;
         let (source, next) = read.unwrap_or_else(|panic| (tried, Err(vec![panic.to_string()])));
         let faults = match next {
             Ok(next) => {
@@ -150,6 +155,7 @@ impl Reload {
                     tracing::warn!(keys = next.waiting.join(" "), "changed, but takes effect at the next start");
                 }
                 self.in_force.replace(next);
+                self.in_force.tell_expiry(&self.metrics, now);
                 tracing::info!(why, "configuration reloaded");
                 Vec::new()
             }
@@ -171,7 +177,7 @@ struct Next {
     config: Config,
     parts: Parts,
     /// `None`: the one that the shim made for itself serves on.
-    identity_tls: Option<ServerConfig>,
+    identity_tls: Option<Certified>,
     /// Keys that wait for the next start.
     waiting: Vec<&'static str>,
 }
@@ -179,7 +185,7 @@ struct Next {
 struct Parts {
     wording: Wording,
     delivery: Delivery,
-    client_tls: Option<ServerConfig>,
+    client_tls: Option<Certified>,
 }
 
 impl Parts {
@@ -198,25 +204,26 @@ impl Parts {
 }
 
 /// Files are read and templates tried here: never on a thread that serves.
-fn read_again(running: &Config, metrics: &Metrics) -> (Source, Result<Next, Vec<String>>) {
+fn read_again(running: &Config, metrics: &Metrics, now: Timestamp) -> (Source, Result<Next, Vec<String>>) {
     let reading = running.source.read();
     let next = match reading.config {
-        Ok(config) => next(config, running, metrics),
+        Ok(config) => next(config, running, metrics, now),
         Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
     };
     (reading.source, next)
 }
 
-fn next(written: Config, running: &Config, metrics: &Metrics) -> Result<Next, Vec<String>> {
+fn next(written: Config, running: &Config, metrics: &Metrics, now: Timestamp) -> Result<Next, Vec<String>> {
     let (config, waiting) = written.keeping(running);
     let mut faults = Faults::default();
     let parts = Parts::make(&config, metrics, &mut faults);
-    let identity_tls =
-        if (&config.identity.tls, &running.identity.tls) == (&IdentityTls::Generated, &IdentityTls::Generated) {
-            Some(None)
-        } else {
-            faults.note("identity.tls", certificates::identity(&config.identity, &config.state_dir)).map(Some)
-        };
+    let is_ours = matches!(config.identity.tls, IdentityTls::Generated { .. });
+    let identity_tls = if is_ours && config.identity.tls == running.identity.tls {
+        Some(None)
+    } else {
+        let made = certificates::identity(&config.identity, &config.state_dir, now);
+        faults.note("identity.tls", made).map(Some)
+    };
     match (parts, identity_tls) {
         (Some(parts), Some(identity_tls)) => Ok(Next { config, parts, identity_tls, waiting }),
         (None, _) | (_, None) => Err(faults.0),

@@ -42,7 +42,7 @@ pub use drain::Drain;
 pub use listener::{BindError, Listener, Listeners};
 pub(crate) use patience::{HEAD, IDLE, PATIENCE, STALLED};
 pub use reading::{Ambiguous, one_length};
-pub use tls::{Tls, TlsError};
+pub use tls::{Certified, Tls, TlsError, ends};
 pub use workers::{Workers, WorkersError};
 
 /// What stands behind a socket: one answer for each request, which has one reading only (see `reading`) and carries a

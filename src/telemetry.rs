@@ -19,7 +19,7 @@ use crate::config::{Log, LogFormat, LogLevel};
 use crate::matrix::{Medium, Sid};
 
 pub use labels::{
-    Delivered, DeliveredBy, Intercepted, LimitReached, Reloaded, Staged, StoreKind, StoreOperation, TurnedAway,
+    Delivered, DeliveredBy, Door, Intercepted, LimitReached, Reloaded, Staged, StoreKind, StoreOperation, TurnedAway,
     Verified,
 };
 pub use metrics::{Ended, Metrics};

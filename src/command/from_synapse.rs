@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use crate::command::yaml::{self, YamlError};
 use crate::config::quoted;
 
+/// Made by systemd or the container image, and open to the homeserver.
+const CA_DIRECTORY: &str = "/var/cache/threepid-shim";
+
 /// Why nothing was made.
 #[derive(Debug, thiserror::Error)]
 pub enum FromSynapseError {
@@ -74,6 +77,8 @@ fn from(yaml: &Value) -> Option<Made> {
     listener(&mut sheet, yaml);
     sheet.line("\n[identity]");
     sheet.line(format!("name = \"localhost:{}\"", ports.identity));
+    // Where the systemd unit and the container image have it, too.
+    sheet.line(format!("ca_directory = {}   # the homeserver reads the CA here", quoted(CA_DIRECTORY)));
     let delegates = yaml.get("account_threepid_delegates").filter(|delegates| delegates.is_object());
     if delegates.is_some() {
         sheet.decide("account_threepid_delegates is a key of Synapse from 1.4 on, which needs no shim for e-mail; to have the shim verify for it, uncomment:");
@@ -223,5 +228,5 @@ fn trust(sheet: &mut Sheet, yaml: &Value, port: u64, has_delegates: bool) {
     }
     sheet.changes.push_str("# And in its environment (systemctl edit matrix-synapse):\n");
     sheet.change("[Service]");
-    sheet.change("Environment=SSL_CERT_FILE=/var/lib/threepid-shim/tls/ca-bundle.pem");
+    sheet.change(format!("Environment=SSL_CERT_FILE={CA_DIRECTORY}/ca-bundle.pem"));
 }

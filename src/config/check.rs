@@ -42,7 +42,7 @@ impl Check<'_> {
         self.public_base_url(raw);
         let listen = self.listen(raw);
         let shutdown = self.shutdown(raw);
-        let identity = self.identity(raw);
+        let identity = self.identity(raw, state_dir.as_deref());
         self.networks("is believed whatever address it claims", &raw.trusted_proxies);
         let routes = self.routes(raw);
         let email = self.email(raw, state_dir.as_deref());
@@ -147,7 +147,7 @@ impl Check<'_> {
         Some(Shutdown { delay: raw.shutdown_delay.value?, grace })
     }
 
-    fn identity(&mut self, raw: &RawConfig) -> Option<Identity> {
+    fn identity(&mut self, raw: &RawConfig, state_dir: Option<&Path>) -> Option<Identity> {
         let what = if raw.identity_accept_unannounced.value == Some(true) {
             "may have messages sent, and ask which addresses have been confirmed"
         } else {
@@ -159,7 +159,12 @@ impl Check<'_> {
             name: raw.identity_name.value.clone()?,
             allowed_peers: raw.identity_allowed_peers.value.clone()?,
             accept_unannounced: raw.identity_accept_unannounced.value?,
-            tls: files.map_or(IdentityTls::Generated, IdentityTls::Files),
+            tls: match files {
+                Some(files) => IdentityTls::Files(files),
+                None => {
+                    IdentityTls::Generated { ca_directory: state_dir?.join(raw.identity_ca_directory.value.as_ref()?) }
+                }
+            },
         })
     }
 

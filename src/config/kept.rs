@@ -1,15 +1,19 @@
 //! What of a configuration is fixed for as long as the process lives.
 
-use crate::config::{Config, EmailTransport};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, EmailTransport, IdentityTls};
 
 impl Config {
     /// This configuration as far as it can be put in force beside the sockets, connections and files that are there,
     /// and the keys of what has to wait for the next start.
     pub fn keeping(mut self, running: &Self) -> (Self, Vec<&'static str>) {
-        if let EmailTransport::File { directory } = &mut self.email.transport
-            && let Ok(below) = directory.strip_prefix(&self.state_dir)
-        {
-            *directory = running.state_dir.join(below);
+        let written = &self.state_dir;
+        if let EmailTransport::File { directory } = &mut self.email.transport {
+            below(directory, written, &running.state_dir);
+        }
+        if let IdentityTls::Generated { ca_directory } = &mut self.identity.tls {
+            below(ca_directory, written, &running.state_dir);
         }
         let mut kept = Kept(Vec::new());
         kept.keep("state_dir", &mut self.state_dir, &running.state_dir);
@@ -35,6 +39,13 @@ impl Config {
         kept.keep("store", &mut self.store, &running.store);
         kept.keep("log.format", &mut self.log.format, &running.log.format);
         (self, kept.0)
+    }
+}
+
+/// A folder below the `state_dir` that was written is below the one that is kept.
+fn below(folder: &mut PathBuf, written: &Path, kept: &Path) {
+    if let Ok(rest) = folder.strip_prefix(written) {
+        *folder = kept.join(rest);
     }
 }
 

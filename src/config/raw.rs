@@ -110,6 +110,7 @@ keys! {
     identity_allowed_peers: Vec<IpNet> =
         "identity.allowed_peers", ListOf(NETWORK), default(["127.0.0.0/8", "::1/128"]);
     identity_accept_unannounced: bool = "identity.accept_unannounced", Flag, default(false);
+    identity_ca_directory: PathBuf = "identity.ca_directory", PATH, default("tls");
     identity_tls_certificate: PathBuf = "identity.tls.certificate", PATH, optional;
     identity_tls_private_key: PathBuf = "identity.tls.private_key", PATH, optional;
 
@@ -185,9 +186,9 @@ keys! {
 
     request_token_per_ip: Rate = "limits.request_token_per_ip", RATE, default("20/10m");
     request_token_per_address: Rate = "limits.request_token_per_address", RATE, default("5/1h");
-    submit_token_per_ip: Rate = "limits.submit_token_per_ip", RATE, default("60/10m");
     request_token_per_client_secret: Rate = "limits.request_token_per_client_secret", RATE, default("20/1h");
     email_total: Rate = "limits.email_total", RATE, default("5000/1h");
+    submit_token_per_ip: Rate = "limits.submit_token_per_ip", RATE, default("60/10m");
     connections: usize = "limits.connections", Count { least: 1, most: 1_000_000 }, default(20000);
     connections_per_peer: usize = "limits.connections_per_peer", Count { least: 1, most: 1_000_000 }, default(1000);
     sms_per_number: Rate = "limits.sms_per_number", RATE, default("3/1h");

@@ -22,10 +22,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::web::{self, Answer};
-use super::{Report, Verdict};
+use super::{Report, Verdict, expiry};
 use crate::body;
 use crate::certificates;
 use crate::config::{Config, Endpoint, IdentityTls};
+use crate::serve::Clock;
 
 /// Synapse gives up after 60 s.
 const PATIENCE: Duration = Duration::from_secs(70);
@@ -139,7 +140,7 @@ async fn at_a_running_shim(report: &mut Report, config: &Config, answer: &Answer
 fn untrusted(report: &mut Report, config: &Config, why: &str) {
     let says = format!("the homeserver does not trust the identity door's certificate: {why}");
     let file = match &config.identity.tls {
-        IdentityTls::Generated => config.state_dir.join("tls/ca-bundle.pem").display().to_string(),
+        IdentityTls::Generated { ca_directory } => certificates::bundle_in(ca_directory).display().to_string(),
         IdentityTls::Files(files) => {
             format!("a file with the system's roots and the CA of {}", files.certificate.display())
         }
@@ -182,12 +183,27 @@ async fn is_open(config: &Config) -> bool {
 
 /// Whether the door's certificate can be used and is for our name; it makes the generated one, as the shim would.
 fn certificate(report: &mut Report, config: &Config) -> bool {
-    if let Err(error) = certificates::identity(&config.identity, &config.state_dir) {
-        report.bad("certificate", error.to_string(), "identity.tls", "mend or remove that file, as it says");
-        return false;
-    }
+    let now = Clock::system().now();
+    let certified = match certificates::identity(&config.identity, &config.state_dir, now) {
+        Ok(certified) => certified,
+        Err(error) => {
+            report.bad("certificate", error.to_string(), "identity.tls", "mend or remove that file, as it says");
+            return false;
+        }
+    };
+    let days = expiry::soon(certified.ends, now);
     let IdentityTls::Files(files) = &config.identity.tls else {
-        report.good("certificate", "the identity door has one of our own CA");
+        match days {
+            None => report.good("certificate", "the identity door has one of our own CA"),
+            Some(days) => report.bad_elsewhere(
+                "certificate",
+                format!("our own CA ends in {days} days"),
+                format!(
+                    "remove the folder {}, start again, and let the homeserver trust the new CA",
+                    config.state_dir.join("tls").display()
+                ),
+            ),
+        }
         return true;
     };
     let chain: Vec<CertificateDer<'static>> =
@@ -195,7 +211,10 @@ fn certificate(report: &mut Report, config: &Config) -> bool {
     let host = certificates::host_of(&config.identity.name);
     let path = files.certificate.display();
     match refused(&chain, host) {
-        None => report.good("certificate", format!("{path} is for {host}")),
+        None => match days {
+            None => report.good("certificate", format!("{path} is for {host}")),
+            Some(days) => expiry::warn(report, &files.certificate, days, "identity.tls.certificate"),
+        },
         Some(why) => report.bad(
             "certificate",
             format!("{path}: {why}"),
@@ -227,8 +246,8 @@ fn refused(chain: &[CertificateDer<'static>], host: &str) -> Option<String> {
 
 /// `None`: it can be opened by nobody, and that is said.
 async fn open(report: &mut Report, config: &Config) -> Option<Door> {
-    let tls = certificates::identity(&config.identity, &config.state_dir).ok()?;
-    let (acceptor, seen) = (TlsAcceptor::from(Arc::new(tls)), Arc::<Mutex<Seen>>::default());
+    let tls = certificates::identity(&config.identity, &config.state_dir, Clock::system().now()).ok()?;
+    let (acceptor, seen) = (TlsAcceptor::from(tls.config), Arc::<Mutex<Seen>>::default());
     let mut open = Vec::new();
     for endpoint in &config.listen.identity {
         let bound = match endpoint {

@@ -1,7 +1,6 @@
 //! Whether a mailed link leads to the shim: opened from here, at the shim that runs or at a door opened for that moment.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, header};
@@ -91,7 +90,7 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
 /// The client door, unless somebody has it already.
 async fn open(config: &Config) -> Vec<AbortOnDropHandle<()>> {
     let tls = config.listen.tls.as_ref().and_then(|files| serve::Tls::read(files).ok());
-    let acceptor = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
+    let acceptor = tls.map(|tls| TlsAcceptor::from(tls.config));
     let mut doors = Vec::new();
     for endpoint in &config.listen.clients {
         let Endpoint::Tcp(address) = endpoint else { continue };

@@ -10,6 +10,7 @@ use crate::delivery::{Delivery, DeliveryError, Mail, Stage};
 use crate::matrix::{Address, Purpose, Sid};
 use crate::random;
 use crate::serve::Clock;
+use crate::state_dir::{self, StateDir};
 use crate::store::{Change, ForeignSid, Key, Store};
 use crate::telemetry::{Metrics, RequestId};
 use crate::wording::{MailFacts, Wording};
@@ -31,12 +32,25 @@ pub(super) fn state_dir(report: &mut Report, config: &Config) -> bool {
         }
         _ => {}
     }
-    if let Err(error) = fs::create_dir_all(&config.state_dir) {
-        let write = "write a folder that the shim's user may make, or make it for him";
-        report.bad("state", format!("{folder} cannot be made: {error}"), "state_dir", write);
-        return false;
+    match state_dir::prepare(config) {
+        Err(error) => {
+            let write = "write a folder that the shim's user may make, or make it for him";
+            report.bad("state", chain(&error), "state_dir", write);
+            return false;
+        }
+        Ok(StateDir::Closed) => report.good("state", format!("{folder} is there, and closed to others")),
+        Ok(StateDir::Foreign(mode)) => {
+            report.good("state", format!("{folder} is there; its owner has opened it to others ({mode:04o})"));
+        }
+        Ok(StateDir::Through) => {
+            let says = format!("others can go through {folder}, since the homeserver may be reading the CA below it");
+            let change = format!(
+                "{}: identity.ca_directory: write a folder elsewhere, and the homeserver's SSL_CERT_FILE after it",
+                report.file
+            );
+            report.add("state", Verdict::Warning, says, Some(change));
+        }
     }
-    report.good("state", format!("{folder} is there"));
     true
 }
 

@@ -80,6 +80,13 @@ pub struct TurnedAway {
     pub limit: &'static str,
 }
 
+/// Label of one of the doors.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Door {
+    /// `clients` or `identity`.
+    pub door: &'static str,
+}
+
 /// Label of something asked of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StoreOperation {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{
-    Build, Delivered, DeliveredBy, Failed, Forwarded, Intercepted, LimitReached, Refused, Reloaded, Staged, StoreKind,
+    Build, Delivered, DeliveredBy, Door, Failed, Forwarded, Intercepted, LimitReached, Refused, Reloaded, Staged, StoreKind,
     StoreOperation, TurnedAway, Verified,
 };
 use super::{Fault, commit, exposition};
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub config_reloads: Family<Reloaded, Counter>,
     /// 1 while what is in force is not what is written.
     pub config_reload_failed: Gauge<i64, AtomicI64>,
+    /// When the certificate that a door shows ends, in seconds since 1970.
+    pub certificate_expiry: Family<Door, Gauge<i64, AtomicI64>>,
     pub store_errors: Family<StoreOperation, Counter>,
     pub store_seconds: Histograms<StoreOperation>,
     pub store_kind: Family<StoreKind, Gauge>,
@@ -111,6 +113,7 @@ impl Metrics {
             homeserver_up: Gauge::default(),
             config_reloads: Family::default(),
             config_reload_failed: Gauge::default(),
+            certificate_expiry: Family::default(),
             store_errors: Family::default(),
             store_seconds: Family::new_with_constructor(short_seconds),
             store_kind: Family::default(),
@@ -225,6 +228,12 @@ impl Metrics {
             "config_reload_failed",
             "1 while the configuration that is written is faulty and the one before stays in force",
             self.config_reload_failed.clone(),
+        );
+        own.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the certificate that a door shows ends, in seconds since 1970",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
         );
         own.register("store_errors", "Times the store could not do what it was asked", self.store_errors.clone());
         own.register_with_unit(

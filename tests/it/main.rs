@@ -22,6 +22,7 @@
 
 mod attacks;
 mod browser;
+mod certificates;
 mod client;
 mod clients;
 mod commands;
@@ -41,9 +42,9 @@ mod homeserver;
 mod http2;
 mod identity;
 mod ingress;
+mod killed;
 mod languages;
 mod layers;
-mod killed;
 mod legacy;
 mod limits;
 mod lists;

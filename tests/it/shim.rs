@@ -37,6 +37,8 @@ pub struct Wanted {
     pub homeserver: String,
     /// More of the `[identity]` table.
     pub identity: String,
+    /// The identity door's certificate is one that the shim makes.
+    pub own_ca: bool,
     /// Another shim's name for the identity door, whom the homeserver then asks.
     pub identity_name: Option<String>,
     /// Between two looks whether the configuration has changed, when a test waits for them.
@@ -75,15 +77,16 @@ impl Shim {
             wanted.email.unwrap_or_else(|| "transport = \"file\"\nfrom = \"Example <noreply@example.org>\"".into());
         let ca = authority();
         let identity_name = wanted.identity_name.unwrap_or_else(|| format!("localhost:{port}"));
+        let tls =
+            format!("tls = {{ certificate = \"{}\", private_key = \"{}\" }}", ca.leaf.display(), ca.key.display());
+        let tls = if wanted.own_ca { String::new() } else { tls };
         let text = format!(
             "server_name = \"example.org\"\npublic_base_url = \"http://{address}\"\nstate_dir = \"{state}\"\n\
              [homeserver]\nurl = \"http://{homeserver}\"\n{more_homeserver}\n\
-             [identity]\nname = \"{identity_name}\"\ntls = {{ certificate = \"{leaf}\", private_key = \"{key}\" }}\n\
+             [identity]\nname = \"{identity_name}\"\n{tls}\n\
              {more_identity}\n\
              [email]\n{email}\n{config}",
             state = folder.path().display(),
-            leaf = ca.leaf.display(),
-            key = ca.key.display(),
             config = wanted.config,
             more_homeserver = wanted.homeserver,
             more_identity = wanted.identity,

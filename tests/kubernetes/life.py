@@ -186,6 +186,7 @@ class Pod:
             "SERVER_NAME": "localhost",
             "PUBLIC_BASE_URL": "http://localhost",
             "STATE_DIR": str(folder / "state"),
+            "IDENTITY__CA_DIRECTORY": str(folder / "ca"),
             "SHUTDOWN__DELAY": f"{int(self.times.delay * 1000)}ms",
             "SHUTDOWN__GRACE": f"{int(self.times.drain * 1000)}ms",
             "HOMESERVER__URL": f"http://127.0.0.1:{self.homeserver_port}",
@@ -252,7 +253,7 @@ class Pod:
         until(lambda: self.probe("startupProbe") == 200, f"{self.name}: the startup probe fails", probe["periodSeconds"] * probe["failureThreshold"])
 
     def begin_homeserver(self) -> None:
-        authority = self.folder / "state/tls/ca-bundle.pem"
+        authority = self.folder / "ca/ca-bundle.pem"
         self._homeserver = Homeserver(self.homeserver_port, self.folder / "homeserver", self._ports["identity"], authority)
         self._homeserver.start()
 

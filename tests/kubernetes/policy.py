@@ -73,7 +73,7 @@ def _of_shim(shim: dict) -> Iterator[str]:
     for mount in shim["volumeMounts"]:
         if "subPath" in mount:
             yield f"{mount['mountPath']} is mounted as one file, and never changes"
-        if mount["mountPath"] != "/var/lib/threepid-shim" and not mount.get("readOnly"):
+        if mount["mountPath"] not in ("/var/lib/threepid-shim", "/var/cache/threepid-shim") and not mount.get("readOnly"):
             yield f"{mount['mountPath']} can be written"
 
 
@@ -102,9 +102,13 @@ def _of_doors(pod: dict, shim: dict, configuration: dict) -> Iterator[str]:
         yield "the identity door of a sidecar is open to other pods"
     synapse = next(one for one in pod["containers"] if one["name"] == "synapse")
     trusted = next((one["value"] for one in synapse["env"] if one["name"] == "SSL_CERT_FILE"), None)
-    mount = next((one for one in synapse["volumeMounts"] if one["name"] == "threepid-shim-state"), {})
-    if trusted != f"{mount.get('mountPath')}/ca-bundle.pem" or mount.get("subPath") != "tls" or not mount.get("readOnly"):
+    mount = next((one for one in synapse["volumeMounts"] if one["name"] == "threepid-shim-ca"), {})
+    if trusted != f"{mount.get('mountPath')}/ca-bundle.pem" or "subPath" in mount or not mount.get("readOnly"):
         yield f"Synapse trusts {trusted}, and has {mount}"
+    if any(one["name"] == "threepid-shim-state" for one in synapse["volumeMounts"]):
+        yield "Synapse has the shim's sessions and keys"
+    if {"name": "threepid-shim-ca", "mountPath": "/var/cache/threepid-shim"} not in shim["volumeMounts"]:
+        yield "the shim puts its CA where Synapse does not look"
 
 
 def _around(objects: list[dict], workload: dict, labels: dict, ports: set[str]) -> Iterator[str]:

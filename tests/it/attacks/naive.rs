@@ -36,7 +36,7 @@ impl Naive {
         let state = State { address: address.to_owned(), bind_status: 200, heard: Vec::new() };
         let state = Arc::new(Mutex::new(state));
         let files = TlsFiles { certificate: authority().leaf.clone(), private_key: authority().key.clone() };
-        let acceptor = TlsAcceptor::from(Arc::new(Tls::read(&files).unwrap()));
+        let acceptor = TlsAcceptor::from(Tls::read(&files).unwrap().config);
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {

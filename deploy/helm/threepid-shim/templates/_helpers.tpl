@@ -91,6 +91,9 @@ resources: {{- toYaml .Values.resources | nindent 2 }}
 - {name: threepid-shim-config, mountPath: /etc/threepid-shim, readOnly: true}
 - {name: threepid-shim-secrets, mountPath: /run/secrets/threepid-shim, readOnly: true}
 - {name: threepid-shim-state, mountPath: /var/lib/threepid-shim}
+{{- if eq .Values.variant "sidecar" }}
+- {name: threepid-shim-ca, mountPath: /var/cache/threepid-shim}
+{{- end }}
 {{- end -}}
 
 {{- define "threepid-shim.volumes" -}}
@@ -101,6 +104,10 @@ resources: {{- toYaml .Values.resources | nindent 2 }}
   secret: {secretName: {{ include "threepid-shim.secret" . }}, defaultMode: {{ eq .Values.variant "sidecar" | ternary 0444 0440 }}}
 - name: threepid-shim-state
   emptyDir: {sizeLimit: 128Mi}
+{{- if eq .Values.variant "sidecar" }}
+- name: threepid-shim-ca
+  emptyDir: {sizeLimit: 4Mi}
+{{- end }}
 {{- end -}}
 
 {{- define "threepid-shim.podMetadata" -}}
