@@ -46,6 +46,7 @@
 //! | `certificates` | `config` `serve` |
 //! | `state_dir` | `certificates` `config` |
 //! | `serve` | `config` `wire` |
+//! | `signals` | `reload` `supervisor` |
 //! | `limit` | `config` `store` |
 //! | `wording` | `config` |
 //! | `healthcheck` `homeserver` `telemetry` | `config` |
@@ -72,6 +73,7 @@ pub mod random;
 pub mod reload;
 pub mod serve;
 pub mod session;
+mod signals;
 pub mod state_dir;
 pub mod store;
 pub mod submission;
@@ -80,13 +82,13 @@ pub mod telemetry;
 pub mod wire;
 pub mod wording;
 
+pub use signals::Signals;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use admin::Admin;
 use config::{Config, Shutdown};
@@ -116,28 +118,6 @@ const TIDY_EVERY: Duration = Duration::from_secs(30);
 
 /// After draining, for what is left to write.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-
-/// What `run` is told while it serves. Cheap to clone; all clones are one.
-#[derive(Debug, Clone)]
-pub struct Signals {
-    /// End, when what is open has finished.
-    pub drain: CancellationToken,
-    /// End at once.
-    pub now: CancellationToken,
-    /// Read the configuration again.
-    pub reload: Arc<Notify>,
-    /// Between two looks whether the configuration's files have changed.
-    pub look_every: Duration,
-    /// Who started us, if it wants to know how we do.
-    pub supervisor: Supervisor,
-}
-
-impl Default for Signals {
-    fn default() -> Self {
-        let (drain, now) = (CancellationToken::new(), CancellationToken::new());
-        Self { drain, now, reload: Arc::default(), look_every: reload::EVERY, supervisor: Supervisor::default() }
-    }
-}
 
 /// Why the shim cannot start.
 #[derive(Debug, thiserror::Error)]
