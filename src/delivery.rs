@@ -313,10 +313,11 @@ impl Delivery {
 
     fn count(&self, medium: Medium, began: Instant, error: Option<&DeliveryError>) {
         let medium = medium.as_str();
-        let seconds = began.elapsed().as_secs_f64();
-        self.metrics.delivery_seconds.get_or_create(&DeliveredBy { medium }).observe(seconds);
+        let took = began.elapsed();
+        self.metrics.delivery_seconds.get_or_create(&DeliveredBy { medium }).observe(took.as_secs_f64());
         let outcome = error.map_or("delivered", |error| error.stage().as_str());
         self.metrics.delivered.get_or_create(&Delivered { medium, outcome }).inc();
+        self.metrics.recent.delivered(medium, outcome, took);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::matrix::{Errcode, Refusal};
 use crate::needs_shim::NeedsShim;
 use crate::random;
 use crate::serve::{Carrying, Door, Unusual};
-use crate::telemetry::{self, Ended, Metrics, Outcome, RequestId, Subject};
+use crate::telemetry::{self, Ended, Metrics, Outcome, Refused, RequestId, Subject};
 use confirm::Confirm;
 use fast::Fast;
 use forward::{Body, Forward};
@@ -135,17 +135,30 @@ impl Front {
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
         let plain = if errcode.is_some() { Outcome::Refused } else { Outcome::Relayed };
         let outcome = response.extensions().get::<Outcome>().copied().unwrap_or(plain).as_str();
-        let (took, errcode) = (began.elapsed(), errcode.map(Errcode::as_str));
+        let (route, took, errcode) = (ours.name(), began.elapsed(), errcode.map(Errcode::as_str));
         let fault = telemetry::fault(response.status(), errcode);
-        self.metrics.count_intercepted(&Ended { route: ours.name(), outcome, fault, errcode, took });
+        self.metrics.count_intercepted(&Ended { route, outcome, fault, errcode, took });
+        let (status, fault) = (response.status().as_u16(), fault.as_str());
+        // The page behind a link is ours, whatever it says.
+        let by = if errcode.is_some() || matches!(ours, Ours::Confirm(_)) { "shim" } else { "homeserver" };
+        let errcode = errcode.or(subject.errcode().filter(|_| !response.status().is_success()));
+        self.metrics.recent.answered(Refused {
+            at: self.metrics.recent.now(),
+            route,
+            by,
+            status,
+            errcode: errcode.map(str::to_owned),
+            fault,
+            request_id: request_id.clone(),
+        });
         tracing::info!(
-            route = ours.name(),
+            route,
             outcome,
-            status = response.status().as_u16(),
-            errcode = errcode.or(subject.errcode().filter(|_| !response.status().is_success())),
+            status,
+            errcode,
             sid = subject.sid(),
             medium = subject.medium(),
-            fault = fault.as_str(),
+            fault,
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             %request_id,
             trace_id = subject.trace_id(),

@@ -19,7 +19,7 @@ use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Neighbour};
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -54,6 +54,7 @@ impl Identity {
         let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
         if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
             tracing::warn!(?peer, "a peer that identity.allowed_peers does not list came to the identity door");
+            self.metrics.recent.stranger();
             let error = "Only the homeserver may come here";
             return Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error));
         }
@@ -78,6 +79,9 @@ impl Identity {
     /// A requestToken is a client's, announced at the client door, or the homeserver's own.
     async fn request(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
         let (note, allowed) = self.request_token.claim(&asked).await?;
+        if note.is_some() || self.accepts_unannounced() {
+            self.metrics.recent.worked(Neighbour::Trust, None);
+        }
         if let Some(note) = note {
             return self.request_token.handle(asked, note, allowed).await;
         }

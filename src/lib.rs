@@ -40,7 +40,7 @@
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
 //! | `delivery` | `config` `wording` |
-//! | `admin` | `needs_shim` `reload` `serve` `session` `store` |
+//! | `admin` | `config` `needs_shim` `reload` `serve` `session` `store` |
 //! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `reload` `serve` `state_dir` `store` `wording` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `supervisor` `wording` |
 //! | `certificates` | `config` `serve` |
@@ -88,9 +88,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
 
-use admin::Admin;
+use admin::{Admin, Place};
 use config::{Config, Shutdown};
 use front::Front;
 use front::confirm::Confirm;
@@ -109,12 +110,14 @@ use reload::{EXPIRY_EVERY, InForce, LastReload, Reload, Unusable};
 use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
 use supervisor::Supervisor;
-use telemetry::Metrics;
+use telemetry::{Metrics, Recent};
 
 /// How long the doors behind the clients' stay open for what is under way there, once no client is left.
 const BEHIND: Shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(1) };
 /// Between two rounds of forgetting what is over.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
+/// Between two looks at how much was forwarded.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// After draining, for what is left to write.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -150,19 +153,17 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         drain: behind.clone(),
         leaving: Some(drain.clone()),
         crowd: Some(state.crowd(|_| &[])),
-        open: prometheus_client::metrics::gauge::Gauge::default(),
+        open: Gauge::default(),
         panics: state.metrics.panics.clone(),
         elsewhere: None,
     };
-    let admin = Admin {
-        metrics: state.metrics.clone(),
-        needs_shim: state.needs_shim.clone(),
-        store: Arc::clone(&state.store),
-        last_reload: last_reload.clone(),
-        drain: drain.clone(),
-        clock: state.clock.clone(),
-    };
-    let open = state.metrics.open_connections.clone();
+    let open_of_identity = Gauge::default();
+    let places = [
+        Place::of("clients", &listeners.clients, in_force.client_tls.is_some(), &state.metrics.open_connections),
+        Place::of("identity", &listeners.identity, true, &open_of_identity),
+        Place::of("admin", &listeners.admin, false, &serving.open),
+    ];
+    let admin = state.admin(last_reload.clone(), drain.clone(), places);
     let elsewhere = Some(Handle::current());
     let crowd = Some(state.crowd(|config| &config.trusted_proxies));
     let tls = in_force.client_tls.clone();
@@ -171,14 +172,15 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
         h2c,
         announced_by,
         crowd,
-        open,
+        open: state.metrics.open_connections.clone(),
         elsewhere,
         drain: drain.clone(),
         leaving: None,
         ..serving.clone()
     };
     let crowd = Some(state.crowd(|config| &config.identity.allowed_peers));
-    let homeserver = Serving { tls: Some(in_force.identity_tls.clone()), crowd, ..serving.clone() };
+    let tls = Some(in_force.identity_tls.clone());
+    let homeserver = Serving { tls, crowd, open: open_of_identity, ..serving.clone() };
     let front = Arc::new(state.front());
     let worker = || Arc::new(front::Worker { front: Arc::clone(&front), fast: Fast::new(state.forward.clone()) });
     let workers = Workers::start(listeners.clients, worker, &clients)?;
@@ -240,7 +242,9 @@ struct State {
 
 impl State {
     fn make(config: Config, clock: Clock) -> Result<Self, RunError> {
-        let metrics = Metrics::new();
+        let mut metrics = Metrics::new();
+        let now = clock.clone();
+        metrics.recent = Recent::by(move || now.now());
         metrics.started.set(Duration::from_millis(clock.now().as_millis()).as_secs_f64());
         metrics.expect_routes(&front::ROUTES);
         metrics.expect_routes(&identity::ROUTES);
@@ -288,6 +292,7 @@ impl State {
                 forward.clone(),
                 Arc::clone(&self.request_token_per_ip),
                 self.clock.clone(),
+                self.metrics.recent.clone(),
             ),
             separate_add: SeparateAdd::new(forward.clone(), threepid_creds.clone()),
             threepid_creds,
@@ -304,6 +309,20 @@ impl State {
                 clock: self.clock.clone(),
                 per_ip: Arc::clone(&self.submit_token_per_ip),
             },
+        }
+    }
+
+    fn admin(&self, last_reload: LastReload, drain: Drain, places: [Place; 3]) -> Admin {
+        Admin {
+            config: Arc::clone(&self.in_force.config),
+            metrics: self.metrics.clone(),
+            needs_shim: self.needs_shim.clone(),
+            store: Arc::clone(&self.store),
+            last_reload,
+            drain,
+            clock: self.clock.clone(),
+            places,
+            looking: Arc::default(),
         }
     }
 
@@ -332,6 +351,7 @@ impl State {
 async fn chores(state: State) {
     let mut look = tokio::time::interval(needs_shim::EVERY);
     let mut tidy = tokio::time::interval(TIDY_EVERY);
+    let mut sample = tokio::time::interval(SAMPLE_EVERY);
     let mut certificates_looked_at: Option<Timestamp> = None;
     loop {
         tokio::select! {
@@ -340,6 +360,7 @@ async fn chores(state: State) {
                     tracing::warn!("{unreachable}");
                 }
             }
+            _ = sample.tick() => state.metrics.sample(),
             _ = tidy.tick() => {
                 let now = state.clock.now();
                 state.store.expire(now);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use crate::config;
 use crate::front::forward::Forward;
 use crate::front::versions;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Neighbour};
 
 /// Between two looks at `/versions`.
 pub const EVERY: Duration = Duration::from_secs(60);
@@ -56,6 +56,16 @@ impl NeedsShim {
 
     /// Asks the homeserver, and remembers what its answer shows.
     pub async fn look(&self) -> Result<(), Unreachable> {
+        let began = Instant::now();
+        let looked = self.ask().await;
+        match &looked {
+            Ok(()) => self.metrics.recent.worked(Neighbour::Homeserver, Some(began.elapsed())),
+            Err(Unreachable) => self.metrics.recent.failed(Neighbour::Homeserver, "no_answer"),
+        }
+        looked
+    }
+
+    async fn ask(&self) -> Result<(), Unreachable> {
         let look = self.looks.fetch_add(1, Ordering::Relaxed);
         let mut request = Request::new(());
         *request.method_mut() = Method::GET;
@@ -66,6 +76,8 @@ impl NeedsShim {
         let answer = asked.ok().and_then(Result::ok).filter(|answer| answer.status() == StatusCode::OK);
         self.metrics.homeserver_up.set(answer.is_some().into());
         let Some(answer) = answer else { return Err(Unreachable) };
+        let software = answer.headers().get(header::SERVER).and_then(|said| said.to_str().ok());
+        self.metrics.recent.software(software.unwrap_or_default());
         if let (Some(learnt), config::NeedsShim::Auto) = (versions::learnt_msc2263(answer.body()), self.said) {
             self.remember(!learnt, look);
         }

@@ -18,7 +18,7 @@ use crate::delivery::{self, Delivery};
 use crate::matrix::Timestamp;
 use crate::serve::{Certified, Clock, Tls};
 use crate::supervisor::Supervisor;
-use crate::telemetry::{self, Metrics, Reloaded};
+use crate::telemetry::{self, Metrics, Neighbour, Reloaded};
 use crate::wording::{self, Wording};
 pub use expiry::{EVERY as EXPIRY_EVERY, SOON as EXPIRES_SOON};
 
@@ -165,6 +165,11 @@ impl Reload {
             tracing::error!(why, fault, "configuration not reloaded: the one before stays in force");
         }
         self.last.0.store(faults.len(), Ordering::Relaxed);
+        if faults.is_empty() {
+            self.metrics.recent.worked(Neighbour::Config, None);
+        } else {
+            self.metrics.recent.failed(Neighbour::Config, "faults");
+        }
         self.metrics.config_reload_failed.set((!faults.is_empty()).into());
         let outcome = if faults.is_empty() { "applied" } else { "failed" };
         self.metrics.config_reloads.get_or_create(&Reloaded { outcome }).inc();

@@ -21,7 +21,7 @@ pub use sessions::{Client, Fresh};
 use crate::config;
 use crate::matrix::{ClientSecret, Digest, Errcode, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::session::Session;
-use crate::telemetry::{Metrics, StoreKind, StoreOperation};
+use crate::telemetry::{Metrics, Neighbour, StoreKind, StoreOperation};
 use file::{File, FileError};
 use memory::Memory;
 use redis::{LinkError, Redis};
@@ -321,9 +321,13 @@ impl Store {
         let began = Instant::now();
         let result = run.await;
         let labels = StoreOperation { operation };
-        self.metrics.store_seconds.get_or_create(&labels).observe(began.elapsed().as_secs_f64());
-        if result.is_err() {
+        let took = began.elapsed();
+        self.metrics.store_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        if result.is_ok() {
+            self.metrics.recent.worked(Neighbour::Store, Some(took));
+        } else {
             self.metrics.store_errors.get_or_create(&labels).inc();
+            self.metrics.recent.failed(Neighbour::Store, operation);
         }
         result
     }

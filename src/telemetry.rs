@@ -3,6 +3,7 @@
 mod exposition;
 mod labels;
 mod metrics;
+mod recent;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -23,6 +24,7 @@ pub use labels::{
     Verified,
 };
 pub use metrics::{Ended, Metrics};
+pub use recent::{Failure, Hour, MINUTES, Neighbour, Percentiles, Recent, Refused, Use, Uses};
 
 /// The level in force: the log is the process's, and so is this.
 static LEVEL: OnceLock<reload::Handle<Targets, Spans>> = OnceLock::new();

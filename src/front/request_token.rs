@@ -19,7 +19,7 @@ use crate::limit::{Limit, client_key};
 use crate::matrix::{self, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{self, Clock, Stamp};
 use crate::store::{Change, Client, ForeignSid, Fresh, Key, Store};
-use crate::telemetry::{Outcome, RequestId, Subject};
+use crate::telemetry::{Neighbour, Outcome, Recent, RequestId, Subject};
 use asked::Asked;
 
 /// The largest answer to a requestToken that is read.
@@ -42,11 +42,19 @@ pub struct RequestToken {
     forward: Forward,
     per_ip: Arc<Limit>,
     clock: Clock,
+    recent: Recent,
 }
 
 impl RequestToken {
-    pub fn new(config: Shared, store: Arc<Store>, forward: Forward, per_ip: Arc<Limit>, clock: Clock) -> Self {
-        Self { config, store, forward, per_ip, clock }
+    pub fn new(
+        config: Shared,
+        store: Arc<Store>,
+        forward: Forward,
+        per_ip: Arc<Limit>,
+        clock: Clock,
+        recent: Recent,
+    ) -> Self {
+        Self { config, store, forward, per_ip, clock, recent }
     }
 
     pub async fn handle(
@@ -223,10 +231,25 @@ impl Exchange {
             conclude_later(parts.clone(), key, note.request_id.clone());
         }
         let verdict = concluded?;
+        self.note_trust(verdict.is_some(), &answer);
         Ok(match verdict {
             Some(verdict) => Came::Decided(verdict.into_result(), answer.ok()),
             None => Came::Homeserver(answer),
         })
+    }
+
+    /// Whether the homeserver called back, at this shim or another; or failed in a way that shows that it cannot (P§1.6). What it
+    /// decides by itself shows neither.
+    fn note_trust(&self, called_back: bool, answer: &Result<Response<Bytes>, Refusal>) {
+        let recent = &self.parts.recent;
+        let Ok(answer) = answer else { return };
+        if called_back {
+            recent.worked(Neighbour::Trust, None);
+        } else if answer.status().is_server_error() {
+            recent.failed(Neighbour::Trust, "no_callback");
+        } else if errcode_of(answer).is_some_and(|errcode| errcode == "M_SERVER_NOT_TRUSTED") {
+            recent.failed(Neighbour::Trust, "not_trusted");
+        }
     }
 
     /// The session whose sid is answered before anything is known of the address.
@@ -281,6 +304,9 @@ fn request_id(head: &Parts) -> Result<RequestId, Refusal> {
 
 /// Whether an answer of the homeserver's says that an address has an account, or has none.
 fn tells_existence(answer: &Response<Bytes>) -> bool {
-    let errcode = Object::parse(answer.body()).ok().and_then(|object| object.string("errcode"));
-    errcode.is_some_and(|errcode| errcode == "M_THREEPID_IN_USE" || errcode == "M_THREEPID_NOT_FOUND")
+    errcode_of(answer).is_some_and(|errcode| errcode == "M_THREEPID_IN_USE" || errcode == "M_THREEPID_NOT_FOUND")
+}
+
+fn errcode_of(answer: &Response<Bytes>) -> Option<String> {
+    Object::parse(answer.body()).ok().and_then(|object| object.string("errcode"))
 }

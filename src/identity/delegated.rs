@@ -16,7 +16,7 @@ use crate::matrix::{self, Errcode, Medium, NextLink, Purpose, Refusal, Sid};
 use crate::random;
 use crate::session::Session;
 use crate::submission::{self, Submission};
-use crate::telemetry::{self, Ended, Outcome, RequestId, Subject};
+use crate::telemetry::{self, Ended, Outcome, Refused, RequestId, Subject};
 
 pub(super) const SUBMIT_TOKEN: &str = "delegated.submit_token";
 
@@ -105,14 +105,24 @@ impl Identity {
         let (outcome, took) = (outcome.as_str(), began.elapsed());
         let fault = telemetry::fault(status, errcode);
         self.metrics.count_intercepted(&Ended { route, outcome, fault, errcode, took });
+        let (status, fault) = (status.as_u16(), fault.as_str());
+        self.metrics.recent.answered(Refused {
+            at: self.metrics.recent.now(),
+            route,
+            by: "shim",
+            status,
+            errcode: errcode.map(str::to_owned),
+            fault,
+            request_id: request_id.clone(),
+        });
         tracing::info!(
             route,
             outcome,
-            status = status.as_u16(),
+            status,
             errcode,
             sid = subject.sid(),
             medium = subject.medium(),
-            fault = fault.as_str(),
+            fault,
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             %request_id,
             "the homeserver asked by itself"

@@ -114,6 +114,14 @@ impl Listener {
         }
     }
 
+    /// As the configuration writes it, with the port the system chose.
+    pub fn name(&self) -> String {
+        match &self.0 {
+            Bound::Tcp(_) => self.local_addr().map_or_else(String::new, |address| address.to_string()),
+            Bound::Unix { file, .. } => format!("unix:{}", file.0.display()),
+        }
+    }
+
     /// Another one of the same address: a socket with a queue of its own where that was asked for at the start.
     pub(super) fn share(&self) -> io::Result<Self> {
         Ok(Self(match &self.0 {

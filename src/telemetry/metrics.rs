@@ -15,7 +15,7 @@ use super::labels::{
     Build, Delivered, DeliveredBy, Door, Failed, Forwarded, Intercepted, LimitReached, Refused, Reloaded, Staged, StoreKind,
     StoreOperation, TurnedAway, Verified,
 };
-use super::{Fault, commit, exposition};
+use super::{Fault, Recent, commit, exposition};
 use crate::matrix::{Medium, Purpose};
 
 /// Begins the name of every number but those that any program has.
@@ -26,6 +26,8 @@ type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    /// What the operator's page shows besides.
+    pub recent: Recent,
     /// Ordinary requests relayed, by class of status: 1xx to 5xx.
     pub forwarded: Arc<[Counter; 5]>,
     /// Ordinary requests that the homeserver could not be asked (502, 504).
@@ -118,6 +120,7 @@ impl Metrics {
             store_seconds: Family::new_with_constructor(short_seconds),
             store_kind: Family::default(),
             started: Gauge::default(),
+            recent: Recent::default(),
         };
         metrics.begin_at_nought();
         let mut registry = Registry::default();
@@ -257,6 +260,7 @@ impl Metrics {
         if let Some(errcode) = errcode {
             self.refused.get_or_create(&Refused { route, errcode }).inc();
         }
+        self.recent.intercepted(outcome, took);
     }
 
     /// The whole registry in the text format of Prometheus.

@@ -249,4 +249,17 @@ async fn a_crowd_that_is_turned_away_is_one_line_of_the_log() {
     assert!(lines <= 3, "{lines} lines for 500 connections");
     let metrics = Client::of(&process.admin).get("/metrics").await.text();
     assert!(metrics.contains("connections_turned_away_total{limit=\"connections\"} 500\n"), "{metrics}");
+    soon("the admin door has room for one again", async {
+        loop {
+            let Ok(stream) = TcpStream::connect(&process.admin).await else { continue };
+            let mut client = Conversation::over(stream);
+            client.write("GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+            let answer = String::from_utf8(client.rest().await).unwrap();
+            if !answer.is_empty() {
+                assert!(answer.contains("\"turned_away\":{\"connections\":500,"), "{answer}");
+                break;
+            }
+        }
+    })
+    .await;
 }

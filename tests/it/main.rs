@@ -71,6 +71,7 @@ mod shim;
 mod sms;
 mod smuggling;
 mod stand_aside;
+mod status;
 mod store;
 mod supervisor;
 mod table;

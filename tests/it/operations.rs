@@ -62,7 +62,7 @@ async fn ready_is_while_the_homeserver_answers_and_alive_is_always() {
     gone(address).await;
     let _back = Homeserver::at(address, |_| old()).await;
     assert_eq!(states().await, (200, 200));
-    assert_eq!(admin.get("/").await.status, 404);
+    assert_eq!(admin.get("/nowhere").await.status, 404);
     assert_eq!(admin.send("POST", "/readyz", b"").await.status, 404);
     assert_eq!(shim.client().get("/healthz").await.json()["versions"][0], "r0.5.0", "not on the client door");
 }

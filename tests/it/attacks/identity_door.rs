@@ -82,6 +82,8 @@ async fn p3_3_a_smuggled_second_sid_is_refused() {
         ("POST", GET_VALIDATED),
         ("GET", "/_matrix/client/versions"),
         ("GET", "/metrics"),
+        ("GET", "/status"),
+        ("GET", "/"),
     ] {
         assert_eq!(call(&shim, method, path, "{}").await.verdict(), (404, "M_UNRECOGNIZED".into()), "{method} {path}");
     }
@@ -112,6 +114,7 @@ async fn s4_27_no_spelling_of_an_identity_path_reaches_the_identity_door_from_th
         "/_matrix/identity/api/v1".to_owned(),
         "/_matrix/identity/versions".to_owned(),
         "/metrics".to_owned(),
+        "/status".to_owned(),
         "/healthz".to_owned(),
         "/readyz".to_owned(),
     ] {
@@ -121,7 +124,7 @@ async fn s4_27_no_spelling_of_an_identity_path_reaches_the_identity_door_from_th
         assert!(!here.text().contains(&email) && here.status >= 400, "{target}");
         ran += 1;
     }
-    assert_eq!(ran, 17);
+    assert_eq!(ran, 18);
 }
 
 /// P§0.7: a bind that is not answered as Synapse wishes makes registration say 500 after the account was made.

@@ -105,6 +105,8 @@ async fn s4_22_s4_23_no_secret_leaves_the_real_binary_by_log_metrics_proc_or_ref
     let places = [
         ("the log", without_times(&process.lines())),
         ("metrics", without_sums(&Client::of(&process.admin).get("/metrics").await.text())),
+        ("status", without_numbers(&Client::of(&process.admin).get("/status").await.json())),
+        ("the status page", without_pictures(&Client::of(&process.admin).get("/").await.text())),
         ("arguments", process.proc("cmdline")),
         ("environment", process.proc("environ")),
         ("refusals", refusals),
@@ -136,6 +138,33 @@ async fn s4_22_s4_23_no_secret_leaves_the_real_binary_by_log_metrics_proc_or_ref
 /// Nor are those of a sum of seconds.
 fn without_sums(metrics: &str) -> String {
     metrics.lines().filter(|line| !line.contains("_seconds_sum")).collect::<Vec<_>>().join("\n")
+}
+
+/// The words alone: a time in milliseconds holds six digits of any kind.
+fn without_numbers(status: &Value) -> String {
+    match status {
+        Value::Object(object) => {
+            let words = object.iter().filter(|(name, _)| *name != "request_id");
+            words.map(|(name, value)| format!("{name} {}", without_numbers(value))).collect::<Vec<_>>().join("\n")
+        }
+        Value::Array(array) => array.iter().map(without_numbers).collect::<Vec<_>>().join("\n"),
+        Value::String(text) => text.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => String::new(),
+    }
+}
+
+/// Nor are those of a picture, a time or a `request_id`.
+fn without_pictures(page: &str) -> String {
+    let mut page = page.to_owned();
+    for element in ["svg", "time", "code"] {
+        let opens = format!("<{element}");
+        let without = page.split(&opens).enumerate().map(|(number, part)| {
+            let end = part.find(&format!("</{element}>"));
+            part[end.filter(|_| number > 0).unwrap_or(0)..].to_owned()
+        });
+        page = without.collect::<String>();
+    }
+    page
 }
 
 /// The lines without what is a number by chance: six digits of a time are no code.

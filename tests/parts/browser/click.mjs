@@ -1,9 +1,11 @@
-// click.mjs URL [--button] [--follow] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]
+// click.mjs URL [--button] [--follow] [--post URL | --cut] [--until TEXT] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]
 //
 // Opens URL in Debian's chromium, as the person who got the mail would, and prints one JSON line:
-//   {"url", "status", "headers", "title", "lang", "text", "buttons", "overflows", "console", "requests", "before"}
+//   {"url", "status", "headers", "title", "lang", "text", "buttons", "overflows", "background", "console", "requests", "loads", "before"}
 // url to headers are those of the page that is shown at the end; `buttons` are the texts of its buttons, `overflows` says that it
-// must be scrolled sideways, `console` what the browser complained of (CSP), `requests` every "METHOD URL" made on the way.
+// must be scrolled sideways, `console` what the browser complained of (CSP), `requests` every "METHOD URL" made on the way, `loads` how
+// many of them were for a page. --post sends an empty object to another URL, as somebody else and once the page is there, and waits until the
+// page says TEXT by itself; `before` is then the page without it. --cut takes the network away from it instead.
 // --button clicks the only submit button and waits for the page after it; `before` is then the page with the button.
 // --follow waits for the page that the first one goes on to by itself. --screenshot is taken of the last page.
 // Exit code 1, with the reason on standard error, when any of it does not work.
@@ -23,6 +25,9 @@ const { values: option, positionals } = parseArgs({
   options: {
     button: { type: "boolean" },
     follow: { type: "boolean" },
+    post: { type: "string" },
+    cut: { type: "boolean" },
+    until: { type: "string" },
     screenshot: { type: "string" },
     dark: { type: "boolean" },
     mobile: { type: "boolean" },
@@ -30,7 +35,7 @@ const { values: option, positionals } = parseArgs({
     lang: { type: "string", default: "en" },
   },
 });
-if (positionals.length !== 1) throw new Error("usage: click.mjs URL [--button] [--follow] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]");
+if (positionals.length !== 1) throw new Error("usage: click.mjs URL [--button] [--follow] [--post URL | --cut] [--until TEXT] [--screenshot FILE] [--dark] [--mobile] [--no-js] [--lang TAG]");
 
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: apt-get install chromium (or run tests/run)`);
@@ -62,6 +67,7 @@ try {
     lang: await page.locator("html").getAttribute("lang"),
     text: await page.locator("body").innerText(),
     buttons: await page.locator("button, input[type=submit]").allInnerTexts(),
+    background: await page.evaluate(() => getComputedStyle(document.body).backgroundColor),
     overflows: await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth),
   });
 
@@ -80,8 +86,14 @@ try {
     if (answers.length === opened) throw new Error("the button led to no page");
     shown = { ...(await describe(answers.at(-1))), before: shown };
   }
+  if (option.until) {
+    if (option.post) await fetch(option.post, { method: "POST", body: "{}" });
+    if (option.cut) await context.setOffline(true);
+    await page.getByText(option.until).first().waitFor();
+    shown = { ...(await describe(answers.at(-1))), before: shown };
+  }
   if (option.screenshot) await page.screenshot({ path: option.screenshot, fullPage: true });
-  console.log(JSON.stringify({ ...shown, console: complaints, requests }));
+  console.log(JSON.stringify({ ...shown, console: complaints, requests, loads: answers.length }));
 } finally {
   await context.close();
   rmSync(profile, { recursive: true, force: true });
