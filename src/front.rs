@@ -136,11 +136,12 @@ impl Front {
         let plain = if errcode.is_some() { Outcome::Refused } else { Outcome::Relayed };
         let outcome = response.extensions().get::<Outcome>().copied().unwrap_or(plain).as_str();
         let (route, took, errcode) = (ours.name(), began.elapsed(), errcode.map(Errcode::as_str));
-        let fault = telemetry::fault(response.status(), errcode);
+        // The page behind a link is ours, whatever it says, and says it without an error code.
+        let refused = errcode.or(matches!(ours, Ours::Confirm(_)).then_some(""));
+        let fault = telemetry::fault(response.status(), refused);
         self.metrics.count_intercepted(&Ended { route, outcome, fault, errcode, took });
         let (status, fault) = (response.status().as_u16(), fault.as_str());
-        // The page behind a link is ours, whatever it says.
-        let by = if errcode.is_some() || matches!(ours, Ours::Confirm(_)) { "shim" } else { "homeserver" };
+        let by = if refused.is_some() { "shim" } else { "homeserver" };
         let errcode = errcode.or(subject.errcode().filter(|_| !response.status().is_success()));
         self.metrics.recent.answered(Refused {
             at: self.metrics.recent.now(),

@@ -175,6 +175,11 @@ async fn a_neighbour_that_is_gone_shows_at_the_next_look_and_so_does_its_return(
     let said = until(&shim, "both are missed", |status| status["attention"].as_array().unwrap().len() == 2).await;
     assert_eq!((&said["homeserver"]["state"], &said["store"]["state"]), (&json!("bad"), &json!("bad")), "{said:#}");
     assert!(said["homeserver"]["failing_since"].is_u64() && said["store"]["failing_since"].is_u64(), "{said:#}");
+    let link = "/_matrix/client/unstable/threepid_shim/register/email/submit_token?token=t&sid=s&client_secret=c";
+    assert_eq!(shim.client().get(link).await.status, 503);
+    let said = status(&shim).await;
+    assert_eq!(refusal(&said["refusals"][0]), ("confirm", "shim", 503, "", "store"));
+    assert_eq!(said["refusals"][0]["reason"], "store unavailable");
     let _back = Homeserver::at(address, move |_| old()).await;
     redis.start_again().await;
     let said = until(&shim, "all is well again", well).await;
