@@ -74,6 +74,7 @@ fn written(status: &Status) -> Result<String, minijinja::Error> {
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_filter("ago", |at: u64, now: u64| ago(now.saturating_sub(at)));
     environment.add_filter("utc", |at: u64| format!("{}T{}Z", date(at), clock(Timestamp::from_millis(at))));
+    environment.add_filter("date", date);
     environment.add_filter("clock", |at: u64| clock(Timestamp::from_millis(at)));
     environment.render_named_str(
         "status.html",

@@ -8,7 +8,8 @@ use super::Admin;
 use crate::config::{self, Account3pidAdd, Config, EmailTransport, HomeserverAddress, NamedIdServer, RouteMode};
 use crate::config::{RedisServers, RedisUrl, SmsTransport, SmtpTls};
 use crate::matrix::Timestamp;
-use crate::telemetry::{Failure, Hour, Refused, TurnedAway, Use, Uses};
+use crate::reload::EXPIRES_SOON;
+use crate::telemetry::{self, Failure, Hour, Metrics, Refused, TurnedAway, Use, Uses};
 
 /// What GET `/status` answers, and the page shows. Times are in milliseconds since the Unix epoch.
 #[derive(Debug, Serialize)]
@@ -101,6 +102,8 @@ pub(super) struct Door {
     pub(super) name: &'static str,
     pub(super) addresses: Vec<String>,
     pub(super) tls: bool,
+    /// When its certificate ends, if that can be read in it.
+    pub(super) certificate_ends: Option<Timestamp>,
     pub(super) open_connections: i64,
 }
 
@@ -125,7 +128,7 @@ impl Status {
             email: email(&config, uses.email),
             sms: sms(&config, uses.sms),
             config: configuration(&config, uses.config.worked, faults),
-            doors: admin.places.iter().map(door).collect(),
+            doors: admin.places.iter().map(|place| door(place, metrics)).collect(),
             turned_away: ["connections", "connections_per_peer"]
                 .map(|limit| (limit, metrics.turned_away.get_or_create(&TurnedAway { limit }).get()))
                 .into(),
@@ -159,6 +162,14 @@ impl Status {
         if self.config.state >= State::Warning {
             attention.push((self.config.state, format!("Configuration: {}", self.config.says)));
         }
+        for door in &self.doors {
+            let Some(left) = door.certificate_ends.map(|ends| self.now.until(ends)) else { continue };
+            if left.is_zero() {
+                attention.push((State::Bad, format!("Certificate of the {} door: it has expired", door.name)));
+            } else if left <= EXPIRES_SOON {
+                attention.push((State::Warning, format!("Certificate of the {} door: it expires soon", door.name)));
+            }
+        }
         if self.panics > 0 {
             attention
                 .push((State::Warning, format!("Connections that ended by a panic: {}, see the log", self.panics)));
@@ -187,9 +198,16 @@ impl Neighbour {
     }
 }
 
-fn door(door: &super::Place) -> Door {
-    let (name, addresses, tls) = (door.name, door.addresses.clone(), door.tls);
-    Door { name, addresses, tls, open_connections: door.open.get() }
+fn door(place: &super::Place, metrics: &Metrics) -> Door {
+    let ends = metrics.certificate_expiry.get(&telemetry::Door { door: place.name }).map(|ends| ends.get());
+    let millis = |seconds: i64| u64::try_from(seconds).ok().map(|seconds| seconds.saturating_mul(1000));
+    Door {
+        name: place.name,
+        addresses: place.addresses.clone(),
+        tls: place.tls,
+        certificate_ends: ends.and_then(millis).map(Timestamp::from_millis),
+        open_connections: place.open.get(),
+    }
 }
 
 fn homeserver(config: &Config, uses: &Uses, needs_shim: bool) -> Homeserver {

@@ -229,6 +229,22 @@ fn the_ordinary_requests_way_knows_nothing_of_the_page() {
     }
 }
 
+#[tokio::test]
+async fn a_certificate_that_ends_is_told_in_time() {
+    let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
+    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), Wanted::default()).await;
+    let said = until(&shim, "it has been looked at", |status| status["doors"][1]["certificate_ends"].is_u64()).await;
+    assert_eq!((&said["state"], &said["doors"][0]["certificate_ends"]), (&json!("good"), &Value::Null), "{said:#}");
+    let (now, ends) = (said["now"].as_u64().unwrap(), said["doors"][1]["certificate_ends"].as_u64().unwrap());
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    shim.later(std::time::Duration::from_millis(ends - now) - 29 * day);
+    let said = status(&shim).await;
+    assert_eq!((&said["state"], said["attention"].as_array().unwrap().len()), (&json!("warning"), 1), "{said:#}");
+    shim.later(29 * day);
+    let said = status(&shim).await;
+    assert_eq!(said["attention"], json!(["Certificate of the identity door: it has expired"]), "{said:#}");
+}
+
 /// The page can be read by whoever reaches the door, and by no website that its operator has open beside it.
 #[tokio::test]
 async fn the_pages_fields_let_no_other_site_read_frame_or_feed_it() {
