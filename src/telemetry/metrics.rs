@@ -12,8 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{
-    Build, Delivered, DeliveredBy, Door, Failed, Forwarded, Intercepted, LimitReached, Refused, Reloaded, Staged, StoreKind,
-    StoreOperation, TurnedAway, Verified,
+    Build, Delivered, DeliveredBy, Door, Failed, Forwarded, Intercepted, LimitReached, Refused, Reloaded, Staged,
+    StoreKind, StoreOperation, TurnedAway, Verified,
 };
 use super::{Fault, Recent, commit, exposition};
 use crate::matrix::{Medium, Purpose};
