@@ -230,6 +230,7 @@ class Pod:
         self._settings |= {
             "HOMESERVER__URL": f"http://127.0.0.1:{homeserver_port}",
             "IDENTITY__NAME": f"localhost:{identity_port}",
+            "IDENTITY__ALLOWED_PEERS": "127.0.0.0/8",
             "IDENTITY__TLS__CERTIFICATE": str(certificates / "tls.crt"),
             "IDENTITY__TLS__PRIVATE_KEY": str(certificates / "tls.key"),
             "STORE__KIND": "redis",
