@@ -5,7 +5,7 @@
 //! share a store, hardly anything is answered by the shim that began it.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::Outcome;
 use crate::arguments::Arguments;
+use crate::closed::nanos;
+use crate::hold::answer;
 use crate::homeserver;
 use crate::meter::{Now, Window, percentiles};
-use crate::wire::{content_length, head_end};
 
 /// Links that came by mail and were not asked for yet, by sid.
 type Links = Arc<Mutex<HashMap<String, String>>>;
@@ -167,29 +168,7 @@ impl Person {
             }
         };
         line.write_all(request.as_bytes())?;
-        read_answer(line)
-    }
-}
-
-/// The body of the next answer, which has to be a 200 and is as long as it says or comes in chunks.
-fn read_answer(line: &mut TcpStream) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    let mut buf = [0; 16 * 1024];
-    loop {
-        let got = line.read(&mut buf)?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes.extend_from_slice(&buf[..got]);
-        let Some(end) = head_end(&bytes) else { continue };
-        let whole = match content_length(&bytes[..end]) {
-            Some(length) => (bytes.len() - end) as u64 >= length,
-            None => bytes.ends_with(b"0\r\n\r\n"),
-        };
-        if whole {
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            return if bytes.starts_with(b"HTTP/1.1 200") { Ok(text) } else { Err(other(&text)) };
-        }
+        answer(line)
     }
 }
 
@@ -237,10 +216,6 @@ fn keep(mail: &str, links: &Links) -> io::Result<()> {
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(before)?;
     Some(rest.split_once(after)?.0)
-}
-
-fn nanos(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn other(text: &str) -> io::Error {
