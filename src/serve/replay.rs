@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Unusual;
 
+/// How much is read behind the window, to see whether the client is still there.
+const BEHIND: usize = 4096;
+
 /// First the bytes that were read, then the socket's own; no more than the window allows.
 pub(super) struct Replay<S> {
     inner: S,
@@ -53,13 +56,29 @@ impl<S> Replay<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Replay<S> {
+    /// What comes behind the window is for whoever takes the socket back once the request is answered. That nothing more will come
+    /// is shown: the client may have gone.
+    fn poll_behind(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut chunk = [0; 1024];
+        while self.read.len() - self.replayed < BEHIND {
+            let mut came = ReadBuf::new(&mut chunk);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut came))?;
+            if came.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.read.extend_from_slice(came.filled());
+        }
+        Poll::Pending
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let most = usize::try_from(this.window.left()).unwrap_or(usize::MAX).min(buf.remaining());
         if most == 0 {
-            // Whoever let one request through takes the socket back once it is answered.
-            return Poll::Pending;
+            return this.poll_behind(cx);
         }
         let unread = this.read.get(this.replayed..).unwrap_or_default();
         let came = if unread.is_empty() {
