@@ -22,7 +22,7 @@ const NAME: &str = "sessions.redb";
 /// How the tables are laid out. 1: without `ends`.
 const LAYOUT: u64 = 2;
 /// Pages kept in memory. The default of 1 GiB is more than the rest of the shim takes at its busiest.
-const CACHE: usize = 32 << 20;
+const CACHE: usize = 8 << 20;
 /// After a failure, between two tries to open the file again: a look at the whole of it.
 const REST: Duration = Duration::from_millis(500);
 
