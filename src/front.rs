@@ -21,9 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::config::{Account3pidAdd, Config, RouteMode, Shared};
 use crate::matrix::{Errcode, Refusal};
 use crate::needs_shim::NeedsShim;
-use crate::random;
 use crate::serve::{Carrying, Door, Unusual};
-use crate::telemetry::{self, Ended, Metrics, Outcome, Refused, RequestId, Subject};
+use crate::telemetry::{self, Ended, Metrics, Outcome, Refused, RequestIds, Subject};
 use confirm::Confirm;
 use fast::Fast;
 use forward::{Body, Forward};
@@ -41,6 +40,7 @@ pub struct Front {
     pub config: Shared,
     pub needs_shim: NeedsShim,
     pub metrics: Metrics,
+    pub ids: Arc<RequestIds>,
     pub forward: Forward,
     pub versions: Versions,
     pub request_token: RequestToken,
@@ -119,10 +119,7 @@ impl Front {
     /// Runs one of our own routes, and writes its one line.
     async fn intercept(&self, ours: Ours, mut request: Request<Incoming>, config: Arc<Config>) -> Response<Body> {
         let began = Instant::now();
-        let request_id = match random::bytes() {
-            Ok(random) => RequestId::from_random(random),
-            Err(refusal) => return refusal.into_response().map(Body::from),
-        };
+        let request_id = self.ids.draw();
         request.extensions_mut().insert(request_id.clone());
         let subject = Subject::default();
         request.extensions_mut().insert(subject.clone());

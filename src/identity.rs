@@ -19,7 +19,7 @@ use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{Clock, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
-use crate::telemetry::{Metrics, Neighbour};
+use crate::telemetry::{Metrics, Neighbour, RequestIds};
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -38,6 +38,7 @@ pub struct Identity {
     pub store: Arc<Store>,
     pub clock: Clock,
     pub metrics: Metrics,
+    pub ids: Arc<RequestIds>,
     pub request_token: RequestToken,
 }
 

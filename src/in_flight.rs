@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::matrix::{ClientSecret, Errcode, NextLink, Purpose, Refusal, Sid, Threepid, Timestamp};
-use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, digest_of};
+use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, Watch, digest_of};
 use crate::telemetry::RequestId;
 
 /// How long a note lives at most: the homeserver gives up its callback after 60 s.
 const LEASE: Duration = Duration::from_secs(120);
-/// Between two looks whether another request's note is gone.
+/// Between two looks whether another request's note is gone, at first and at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
 /// One request of ours between the front and the homeserver's callback. The callback tells neither purpose nor
 /// next_link nor language (P§3.2), and none is believed without its note.
@@ -98,27 +99,31 @@ pub fn key(threepid: &Threepid, client_secret: &ClientSecret) -> Key<Note> {
     Key::new(digest_of(threepid, client_secret).as_hex())
 }
 
-/// Puts the note there. While another request's is, waits: what that one sends, this one must not send again, and one
-/// for another purpose must not be taken for it. `clock` is asked at every look.
+/// Puts the note there. While another request's is, waits, unless its process is dead: what that one sends, this one must not
+/// send again, and one for another purpose must not be taken for it. `clock` is asked at every look.
 pub async fn announce(
     store: &Store,
     key: &Key<Note>,
     note: &Note,
     clock: impl Fn() -> Timestamp,
 ) -> Result<(), StoreError> {
+    let (mut watch, mut dead, mut pause) = (Watch::default(), None, LOOK_AGAIN);
     loop {
         let now = clock();
         let fresh = Note { until: now.after(LEASE), ..note.clone() };
         let decide = |current: Option<Note>| match current {
             // Its own: the store was slow to say that it is there.
-            Some(note) if note.request_id == fresh.request_id => (Change::Keep, true),
-            Some(_) => (Change::Keep, false),
-            None => (Change::Put { record: fresh.clone(), until: fresh.until }, true),
+            Some(note) if note.request_id == fresh.request_id => (Change::Keep, None),
+            Some(note) if dead.as_ref() != Some(&note.request_id) => (Change::Keep, Some(note.request_id)),
+            Some(_) | None => (Change::Put { record: fresh.clone(), until: fresh.until }, None),
         };
-        if store.update(key, now, decide).await? {
-            return Ok(());
+        let Some(other) = store.update(key, now, decide).await? else { return Ok(()) };
+        if store.lives(&other, &mut watch, now).await? {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
+        } else {
+            dead = Some(other);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

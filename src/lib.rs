@@ -110,7 +110,7 @@ use reload::{EXPIRY_EVERY, InForce, LastReload, Reload, Unusable};
 use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
 use supervisor::Supervisor;
-use telemetry::{Metrics, Recent};
+use telemetry::{Metrics, Recent, RequestIds};
 
 /// How long the doors behind the clients' stay open for what is under way there, once no client is left.
 const BEHIND: Shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(1) };
@@ -233,6 +233,7 @@ struct State {
     clock: Clock,
     metrics: Metrics,
     store: Arc<Store>,
+    ids: Arc<RequestIds>,
     forward: Forward,
     needs_shim: NeedsShim,
     request_token_per_ip: Arc<Limit>,
@@ -258,6 +259,7 @@ impl State {
             request_token_per_ip: Arc::new(Limit::new("request_token_per_ip", &store)),
             allowance: Arc::new(Allowance::new(&store)),
             submit_token_per_ip: Arc::new(Limit::new("submit_token_per_ip", &store)),
+            ids: Arc::new(RequestIds::of(store.process())),
             store,
             needs_shim: NeedsShim::new(config.homeserver.needs_shim, forward.clone(), metrics.clone()),
             forward,
@@ -284,6 +286,7 @@ impl State {
             config: Arc::clone(config),
             needs_shim: self.needs_shim.clone(),
             metrics: self.metrics.clone(),
+            ids: Arc::clone(&self.ids),
             forward: forward.clone(),
             versions: Versions::new(forward.clone()),
             request_token: RequestToken::new(
@@ -341,17 +344,19 @@ impl State {
             store: Arc::clone(&self.store),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
+            ids: Arc::clone(&self.ids),
             request_token,
         }
     }
 }
 
-/// What is done beside the requests: watching what the homeserver has learnt and when certificates end, and forgetting what
-/// is over.
+/// What is done beside the requests: showing other shims that this one lives, watching what the homeserver has learnt and when
+/// certificates end, and forgetting what is over.
 async fn chores(state: State) {
     let mut look = tokio::time::interval(needs_shim::EVERY);
     let mut tidy = tokio::time::interval(TIDY_EVERY);
     let mut sample = tokio::time::interval(SAMPLE_EVERY);
+    let mut beat = tokio::time::interval(store::BEAT);
     let mut certificates_looked_at: Option<Timestamp> = None;
     loop {
         tokio::select! {
@@ -361,6 +366,12 @@ async fn chores(state: State) {
                 }
             }
             _ = sample.tick() => state.metrics.sample(),
+            _ = beat.tick() => {
+                if let Err(error) = state.store.beat(state.clock.now()).await {
+                    // Whoever needs the store says so louder.
+                    tracing::debug!(error = &error as &dyn std::error::Error, "other shims could not be shown that this one lives");
+                }
+            }
             _ = tidy.tick() => {
                 let now = state.clock.now();
                 state.store.expire(now);

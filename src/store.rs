@@ -4,6 +4,7 @@ mod file;
 mod limits;
 mod mark;
 mod memory;
+mod pulse;
 mod redis;
 mod sessions;
 mod unknown;
@@ -16,14 +17,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use mark::{Edit, Effect};
+pub use pulse::{BEAT, Watch};
 pub use sessions::{Client, Fresh};
 
 use crate::config;
 use crate::matrix::{ClientSecret, Digest, Errcode, Purpose, Refusal, Sid, Threepid, Timestamp};
+use crate::random;
 use crate::session::Session;
-use crate::telemetry::{Metrics, Neighbour, StoreKind, StoreOperation};
+use crate::telemetry::{Metrics, Neighbour, Process, StoreKind, StoreOperation};
 use file::{File, FileError};
 use memory::Memory;
+use pulse::Pulse;
 use redis::{LinkError, Redis};
 
 /// A kind of thing that is kept. `KIND` begins its keys.
@@ -149,6 +153,8 @@ pub enum OpenError {
     File(#[from] file::OpenError),
     #[error("the Redis store cannot be set up")]
     Redis(#[from] LinkError),
+    #[error("the operating system gives no randomness")]
+    NoRandomness,
 }
 
 impl From<StoreError> for Refusal {
@@ -167,6 +173,7 @@ impl From<StoreError> for Refusal {
 #[derive(Debug)]
 pub struct Store {
     records: Records,
+    pulse: Pulse,
     metrics: Metrics,
 }
 
@@ -198,7 +205,8 @@ impl Store {
             Records::Redis(_) => "redis",
         };
         metrics.store_kind.get_or_create(&StoreKind { kind }).set(1);
-        Ok(Self { records, metrics: metrics.clone() })
+        let process = Process::from_random(random::bytes().map_err(|_| OpenError::NoRandomness)?);
+        Ok(Self { records, pulse: Pulse::of(process), metrics: metrics.clone() })
     }
 
     /// The record, unless its time is over.

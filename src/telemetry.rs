@@ -4,8 +4,8 @@ mod exposition;
 mod labels;
 mod metrics;
 mod recent;
+mod request_id;
 
-use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +25,7 @@ pub use labels::{
 };
 pub use metrics::{Ended, Metrics};
 pub use recent::{Failure, Hour, MINUTES, Neighbour, Percentiles, Recent, Refused, Use, Uses};
+pub use request_id::{Process, RequestId, RequestIds};
 
 /// The level in force: the log is the process's, and so is this.
 static LEVEL: OnceLock<reload::Handle<Targets, Spans>> = OnceLock::new();
@@ -71,28 +72,6 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Trace => LevelFilter::TRACE,
     };
     Targets::new().with_target("threepid_shim", level).with_default(level.min(LevelFilter::WARN))
-}
-
-/// Ties the client's call, the homeserver's callback, the mail's `Message-ID` and the click together: 16 hexadecimal
-/// digits, in every log line that belongs to them.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct RequestId(String);
-
-impl RequestId {
-    pub fn from_random(random: [u8; 8]) -> Self {
-        Self(format!("{:016x}", u64::from_be_bytes(random)))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// What is known of an intercepted request for its one line, noted by whoever learns it first. Cheap to clone; all clones

@@ -224,7 +224,11 @@ impl Exchange {
         let Self { parts, head, .. } = &self;
         let key = in_flight::key(&self.asked.threepid, &self.asked.client_secret);
         let note = self.note()?;
-        in_flight::announce(&parts.store, &key, &note, || parts.clock.now()).await?;
+        if let Err(error) = in_flight::announce(&parts.store, &key, &note, || parts.clock.now()).await {
+            // It may be there all the same: an answer that came too late is no answer.
+            conclude_later(parts.clone(), key, note.request_id);
+            return Err(error.into());
+        }
         let answer = parts.forward.ask(head, self.asked.to_body(&self.config.identity.name), ANSWER_LIMIT).await;
         let concluded = in_flight::conclude(&parts.store, &key, &note.request_id, parts.clock.now()).await;
         if concluded.is_err() {

@@ -8,6 +8,7 @@ mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -20,12 +21,16 @@ use crate::front::forward::{Body, Forward};
 use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
 use crate::serve::Clock;
 use crate::session::Owner;
-use crate::store::{Key, Store};
+use crate::store::{Key, Store, Watch};
 use crate::telemetry::{RequestId, Subject};
 use alive::Alive;
 use creds::{Creds, Place};
-use exchange::Exchange;
+use exchange::{Exchange, Ran};
 use under_way::{Entered, UnderWay};
+
+/// Between two looks whether another request's reservation has ended, at first and at most.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
 /// Which endpoint a request with creds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,11 +132,32 @@ impl ThreepidCreds {
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
-        let (living, handed_over) = (self.alive.enter(holder), false);
+        let (living, handed_over) = (self.alive.enter(holder, &carried.sid)?, false);
         let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
         drop(under_way);
-        // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
-        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+        self.run(exchange).await
+    }
+
+    /// While another request holds the session this one waits, no longer than its client and than the other's process lives.
+    async fn run(&self, exchange: Exchange) -> Result<Response<Body>, Refusal> {
+        let (mut exchange, mut dead) = (Box::new(exchange), None);
+        let (mut watch, mut pause) = (Watch::default(), LOOK_AGAIN);
+        loop {
+            let ran = tokio::spawn(exchange.run(dead.take())).await.map_err(|_panicked| Refusal::internal())??;
+            let holder = match ran {
+                Ran::Answered(answer) => return Ok(answer),
+                Ran::Busy { exchange: back, holder } => {
+                    exchange = back;
+                    holder
+                }
+            };
+            if self.store.lives(&holder, &mut watch, self.clock.now()).await? {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
+            } else {
+                dead = Some(holder);
+            }
+        }
     }
 
     /// A request of the shim's own making, with `auth` as the client wrote it, is no way around `complete`.
@@ -167,9 +193,10 @@ impl ThreepidCreds {
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         Subject::of(&head.extensions).note_sid(&carried.sid);
-        let (parts, sent, living, handed_over) = (self.clone(), bytes, self.alive.enter(holder), true);
+        let (parts, sent, handed_over) = (self.clone(), bytes, true);
+        let living = self.alive.enter(holder, &carried.sid)?;
         let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
-        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+        self.run(exchange).await
     }
 
     /// What carries no session of ours. The homeserver goes on with it when the client goes, and so does its mark.

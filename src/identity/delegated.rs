@@ -13,7 +13,6 @@ use crate::body;
 use crate::config::{Config, SmsTransport};
 use crate::in_flight::Note;
 use crate::matrix::{self, Errcode, Medium, NextLink, Purpose, Refusal, Sid};
-use crate::random;
 use crate::session::Session;
 use crate::submission::{self, Submission};
 use crate::telemetry::{self, Ended, Outcome, Refused, RequestId, Subject};
@@ -24,7 +23,7 @@ impl Identity {
     /// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`, which no request in flight asks for.
     pub(super) async fn request_delegated(&self, asked: Asked, allowed: Allowed) -> Result<Response<Bytes>, Refusal> {
         let began = Instant::now();
-        let request_id = RequestId::from_random(random::bytes()?);
+        let request_id = self.ids.draw();
         let subject = Subject::default();
         let medium = asked.threepid.medium;
         subject.note_medium(medium);
@@ -65,7 +64,7 @@ impl Identity {
     /// identity server could not be contacted.
     pub(super) async fn submit_delegated(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let began = Instant::now();
-        let request_id = RequestId::from_random(random::bytes()?);
+        let request_id = self.ids.draw();
         let subject = Subject::default();
         subject.note_medium(Medium::Msisdn);
         let submitted = self.submit(request, &subject).await;

@@ -170,6 +170,11 @@ impl Session {
         }
     }
 
+    /// Whose request holds it.
+    pub fn holder(&self) -> Option<&RequestId> {
+        self.reservation.as_ref().map(|held| &held.holder)
+    }
+
     /// What the homeserver was told on behalf of this holder.
     pub fn told(&self, holder: &RequestId) -> Told {
         self.reservation.as_ref().filter(|held| held.holder == *holder).map_or(Told::Nothing, |held| held.told)

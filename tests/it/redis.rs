@@ -237,6 +237,20 @@ impl Redis {
         Self::new(servers, RedisServers::Cluster(urls))
     }
 
+    /// The `[store]` table of a shim that uses the cluster.
+    pub fn table_of_cluster(&self) -> String {
+        let urls: Vec<String> =
+            self.servers.iter().map(|server| format!("redis://127.0.0.1:{}", server.port)).collect();
+        format!("[store]\nkind = \"redis\"\nmode = \"cluster\"\nurls = {urls:?}\n")
+    }
+
+    /// Which of the cluster's nodes has what the shim keeps under this name.
+    pub fn node_of(&self, name: &str) -> usize {
+        let said = self.servers[0].say(&["CLUSTER", "KEYSLOT", &format!("threepid-shim:{name}")]);
+        let slot: usize = said.trim_start_matches(':').trim().parse().unwrap();
+        slot / 5461
+    }
+
     /// One server with TLS and a password, which it is known with.
     pub async fn tls() -> Self {
         let server = Server::start_tls("hunter2").await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use threepid_shim::config;
-use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Threepid, Timestamp};
+use threepid_shim::matrix::{Address, ClientSecret, Digest, Medium, Purpose, Threepid, Timestamp};
 use threepid_shim::store::{Fresh, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 use tokio::sync::Notify;
@@ -233,12 +233,103 @@ async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited
     assert_eq!(registered.status, 401, "{}", registered.text());
 }
 
+/// Without a limit whoever has one session of his own could have any number of requests ask the store, and go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_session_is_waited_for_by_a_few_and_by_none_whose_client_has_gone() {
+    let redis = Redis::single().await;
+    let (release, held) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (releasing, holding) = (Arc::clone(&release), Arc::clone(&held));
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let (release, held) = (Arc::clone(&releasing), Arc::clone(&holding));
+        async move {
+            while let Some(request) = conversation.request().await {
+                if String::from_utf8_lossy(&request.0).contains("/register") {
+                    held.notify_one();
+                    release.notified().await;
+                }
+                conversation.write(homeserver::json("401 Unauthorized", r#"{"completed":[]}"#)).await;
+            }
+        }
+    })
+    .await;
+    let wanted = Wanted::config(&format!("{}{ROOMY}", redis.servers[0].table()));
+    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted).await;
+    let sid = begun(&redis).await;
+    let register = || {
+        let (client, creds) = (shim.client(), creds(&sid, "s3cr3t"));
+        tokio::spawn(async move { client.register("name", creds).await })
+    };
+    let holder = register();
+    soon("the first is at the homeserver", held.notified()).await;
+    // Which of them is the one too many is theirs to settle.
+    let mut all: Vec<_> = (0..16).map(|_| register()).collect();
+    let refused = async {
+        loop {
+            if let Some(at) = all.iter().position(tokio::task::JoinHandle::is_finished) {
+                return all.swap_remove(at).await.unwrap();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert_eq!(soon("one is refused", refused).await.verdict(), (429, "M_LIMIT_EXCEEDED".into()));
+    assert!(all.iter().all(|waiting| !waiting.is_finished()));
+    all.drain(..).for_each(|waiting| waiting.abort());
+    let as_many_again = async {
+        while all.len() < 15 {
+            let mut waiting = register();
+            match tokio::time::timeout(Duration::from_millis(100), &mut waiting).await {
+                Err(_still_waiting) => all.push(waiting),
+                Ok(refused) => assert_eq!(refused.unwrap().status, 429),
+            }
+        }
+    };
+    soon("their places are free once they have gone", as_many_again).await;
+    release.notify_one();
+    assert_eq!(soon("the first is answered", holder).await.unwrap().status, 401);
+}
+
+/// S§5.10: the session was reserved, and what came next could not be kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_held_that_the_store_failed_is_let_go_once_the_store_is_back() {
+    let redis = Redis::cluster().await;
+    let waiting = homeserver::json("401 Unauthorized", r#"{"session":"uia","completed":[]}"#);
+    let homeserver = Homeserver::answering(waiting).await;
+    let wanted = || Wanted::config(&format!("{}{ROOMY}", redis.table_of_cluster()));
+    let start = async || Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted()).await;
+    let (here, there) = (start().await, start().await);
+    let sid = loop {
+        let sid = begun(&redis).await;
+        if redis.node_of(&format!("session:{sid}")) != 2 {
+            break sid;
+        }
+    };
+    let id = |n: &u32| {
+        let digest = Digest::of(n.to_string().as_bytes());
+        let node = |kind: &str| redis.node_of(&format!("{kind}:{}", digest.as_hex()));
+        node("uia") == 2 && node("under_way") != 2
+    };
+    let id = (0..).find(id).unwrap().to_string();
+    let register = async |shim: &Shim| {
+        let auth = json!({ "type": "m.login.email.identity", "session": id, "threepid_creds": creds(&sid, "s3cr3t") });
+        shim.client().call("register", json!({ "username": "name", "auth": auth })).await
+    };
+    assert_eq!(register(&here).await.status, 401);
+    redis.servers[2].signal("-STOP");
+    assert_eq!(register(&here).await.verdict(), (503, "M_UNKNOWN".into()));
+    redis.servers[2].signal("-CONT");
+    for shim in [&there, &here] {
+        let again = async { while register(shim).await.status != 401 {} };
+        soon("the session can be used again", again).await;
+    }
+}
+
 /// A session of this moment, begun behind the shims' backs.
 async fn begun(redis: &Redis) -> String {
     let store = Store::open(&config::Store::Redis(redis.config.clone()), &Metrics::new()).unwrap();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let now = Timestamp::from_millis(u64::try_from(wall).unwrap());
-    let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
+    let threepid =
+        Threepid { medium: Medium::Email, address: Address::email(&(unique("begun") + "@example.org")).unwrap() };
     let (client_secret, request_id) = (ClientSecret::parse("s3cr3t").unwrap(), RequestId::from_random([1; 8]));
     let client = threepid_shim::store::Client {
         threepid: &threepid,

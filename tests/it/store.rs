@@ -2,6 +2,7 @@
 
 mod cluster;
 mod file;
+mod pulse;
 mod redis;
 mod rounds;
 

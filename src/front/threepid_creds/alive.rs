@@ -1,35 +1,48 @@
 //! The requests of this process that hold a session, or wait to: a hold that is kept for none of them is a dead one's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 
+use crate::matrix::{Refusal, Sid};
 use crate::telemetry::RequestId;
+
+/// How many requests may be here with one session. Each that waits looks again and again, and a client has one or two.
+const AT_ONCE: usize = 16;
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Alive(Arc<DashMap<String, ()>>);
+pub(super) struct Alive(Arc<DashMap<Sid, Vec<RequestId>>>);
 
 /// One of them, until it has told the store what became of the session.
 #[derive(Debug)]
 pub(super) struct Living {
     pub(super) holder: RequestId,
+    sid: Sid,
     alive: Alive,
 }
 
 impl Alive {
-    pub(super) fn enter(&self, holder: RequestId) -> Living {
-        self.0.insert(holder.as_str().to_owned(), ());
-        Living { holder, alive: self.clone() }
+    pub(super) fn enter(&self, holder: RequestId, sid: &Sid) -> Result<Living, Refusal> {
+        let mut with = self.0.entry(sid.clone()).or_default();
+        if with.len() >= AT_ONCE {
+            return Err(Refusal::limited(Duration::from_secs(1)));
+        }
+        with.push(holder.clone());
+        Ok(Living { holder, sid: sid.clone(), alive: self.clone() })
     }
 
-    pub(super) fn has(&self, holder: &RequestId) -> bool {
-        self.0.contains_key(holder.as_str())
+    pub(super) fn has(&self, holder: &RequestId, sid: &Sid) -> bool {
+        self.0.get(sid).is_some_and(|with| with.contains(holder))
     }
 }
 
 impl Drop for Living {
     fn drop(&mut self) {
-        self.alive.0.remove(self.holder.as_str());
+        self.alive.0.remove_if_mut(&self.sid, |_, with| {
+            with.retain(|holder| *holder != self.holder);
+            with.is_empty()
+        });
     }
 }

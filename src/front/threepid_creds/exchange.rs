@@ -13,12 +13,12 @@ use crate::body::{self, Object};
 use crate::front::forward::Body;
 use crate::matrix::{Purpose, Refusal, Timestamp};
 use crate::session::{Owner, Reserved, Session, Settled, Told};
-use crate::store::{Change, Key, UiaStage};
-use crate::telemetry::Subject;
+use crate::store::{Change, Key, StoreError, UiaStage, Watch};
+use crate::telemetry::{RequestId, Subject};
 
 /// The largest answer to a completion that is read.
 const ANSWER_LIMIT: usize = 1024 * 1024;
-/// Between two looks whether another request's reservation has ended.
+/// Between two looks whether another request with the UIA session has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Between two tries to tell the store what became of a session, while it cannot be told; and how many, which together
 /// take about as long as the session is reserved.
@@ -45,21 +45,56 @@ pub(super) struct Exchange {
     pub(super) handed_over: bool,
 }
 
+/// Whose request holds the session.
+enum Held {
+    Ours,
+    Theirs(RequestId),
+    /// It is none that this request may have.
+    Never,
+}
+
+/// What became of an exchange that was begun.
+pub(super) enum Ran {
+    Answered(Response<Body>),
+    /// Another request holds the session; nothing has happened.
+    Busy {
+        exchange: Box<Exchange>,
+        holder: RequestId,
+    },
+}
+
 impl Exchange {
-    pub(super) async fn run(self) -> Result<Response<Body>, Refusal> {
-        self.reserve().await?;
-        if !self.mark_uia_session().await? {
-            self.settle(&Shown::default(), &mut None).await?;
-            return Err(Refusal::creds());
+    /// Has to run to its end even when the client goes: what was written of it has to be made good, and what the homeserver did
+    /// with the session has to be known. `dead`: who holds the session no longer, if that is known.
+    pub(super) async fn run(self: Box<Self>, dead: Option<RequestId>) -> Result<Ran, Refusal> {
+        match self.reserve(dead.as_ref()).await {
+            Ok(Held::Ours) => {}
+            Ok(Held::Theirs(holder)) => return Ok(Ran::Busy { exchange: self, holder }),
+            Ok(Held::Never) => return Err(Refusal::creds()),
+            Err(error) => return Err(self.let_go_later(error)),
         }
+        match self.mark_uia_session().await {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Err(error) = self.settle(&Shown::default(), &mut None).await {
+                    return Err(self.let_go_later(error));
+                }
+                return Err(Refusal::creds());
+            }
+            Err(error) => return Err(self.let_go_later(error)),
+        }
+        self.ask().await.map(Ran::Answered)
+    }
+
+    async fn ask(self: Box<Self>) -> Result<Response<Body>, Refusal> {
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
         let mut told = None;
         let told = match self.settle(&shown, &mut told).await {
             Ok(told) => told,
-            Err(refusal) => {
+            Err(error) => {
                 self.settle_later(shown, told);
-                return Err(refusal);
+                return Err(error.into());
             }
         };
         if self.handed_over && told == Told::Nothing && shown.waits {
@@ -70,7 +105,7 @@ impl Exchange {
 
     /// Says what the UIA session is for before the homeserver completes a stage in it: from then on it would complete any
     /// endpoint, and the answer that shows it is still to come. `false` when it is for something else already.
-    async fn mark_uia_session(&self) -> Result<bool, Refusal> {
+    async fn mark_uia_session(&self) -> Result<bool, StoreError> {
         let Some(id) = &self.uia_session else { return Ok(true) };
         let now = self.parts.clock.now();
         let mark = |current: Option<UiaStage>| {
@@ -81,41 +116,48 @@ impl Exchange {
             (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
         };
         let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
-        while fits && self.parts.under_way.elsewhere(id, self.purpose).await? {
+        let mut watch = Watch::default();
+        while fits && self.parts.under_way.elsewhere(id, self.purpose, &mut watch).await? {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(fits)
     }
 
-    /// Waits while another request holds the session; it never fails because of that. One of a process that ended is not
-    /// waited for, where that can be known: in a store that is this process's alone.
-    async fn reserve(&self) -> Result<(), Refusal> {
-        let (is_shared, alive) = (self.parts.store.is_shared(), &self.parts.alive);
-        loop {
-            let now = self.parts.clock.now();
-            let secret = self.carried.client_secret.as_ref();
-            let reserve = |session: &mut Session| {
-                if !is_shared {
-                    session.abandon_unless(|holder| alive.has(holder));
-                }
-                let reserved = session.reserve(&self.living.holder, self.purpose, secret, &self.owner, now);
-                (reserved, session.threepid.medium)
-            };
-            let reserved = self.parts.store.update_session(&self.carried.sid, now, reserve).await?;
-            if let Some((_, medium)) = reserved {
-                Subject::of(&self.head.extensions).note_medium(medium);
-            }
-            match reserved.map(|(reserved, _)| reserved) {
-                Some(Reserved::Granted) => return Ok(()),
-                Some(Reserved::Wait) => tokio::time::sleep(LOOK_AGAIN).await,
-                Some(Reserved::Refused) | None => return Err(Refusal::creds()),
-            }
-        }
+    /// A request of this process that is over, or of one before it, holds nothing, and neither does `dead`.
+    async fn reserve(&self, dead: Option<&RequestId>) -> Result<Held, StoreError> {
+        let (store, alive, sid) = (&self.parts.store, &self.parts.alive, &self.carried.sid);
+        let now = self.parts.clock.now();
+        let lives = |holder: &RequestId| {
+            let elsewhere = store.is_shared() && holder.process() != Some(store.process());
+            if elsewhere { dead != Some(holder) } else { alive.has(holder, sid) }
+        };
+        let secret = self.carried.client_secret.as_ref();
+        let reserve = |session: &mut Session| {
+            session.abandon_unless(lives);
+            let reserved = session.reserve(&self.living.holder, self.purpose, secret, &self.owner, now);
+            (reserved, session.threepid.medium, session.holder().cloned())
+        };
+        let Some((reserved, medium, holder)) = store.update_session(sid, now, reserve).await? else {
+            return Ok(Held::Never);
+        };
+        Subject::of(&self.head.extensions).note_medium(medium);
+        Ok(match reserved {
+            Reserved::Granted => Held::Ours,
+            Reserved::Wait => holder.map_or(Held::Never, Held::Theirs),
+            Reserved::Refused => Held::Never,
+        })
+    }
+
+    /// The store failed before the homeserver was asked. What it was told may be there all the same: an answer that came too late
+    /// is no answer.
+    fn let_go_later(self: Box<Self>, error: StoreError) -> Refusal {
+        self.settle_later(Shown::default(), None);
+        error.into()
     }
 
     /// What the homeserver did with the session is done, whether the store can be told at the moment or not: while it cannot,
     /// the session stays reserved.
-    fn settle_later(self, shown: Shown, mut told: Option<Told>) {
+    fn settle_later(self: Box<Self>, shown: Shown, mut told: Option<Told>) {
         tokio::spawn(async move {
             for _ in 0..SETTLE_TRIES {
                 tokio::time::sleep(SETTLE_AGAIN).await;
@@ -128,7 +170,7 @@ impl Exchange {
     }
 
     /// `done`: what the homeserver had been told, once the session itself is settled.
-    async fn settle(&self, shown: &Shown, done: &mut Option<Told>) -> Result<Told, Refusal> {
+    async fn settle(&self, shown: &Shown, done: &mut Option<Told>) -> Result<Told, StoreError> {
         let now = self.parts.clock.now();
         let told = match *done {
             Some(told) => told,
@@ -144,7 +186,7 @@ impl Exchange {
         Ok(told)
     }
 
-    async fn settle_session(&self, shown: &Shown, now: Timestamp) -> Result<Told, Refusal> {
+    async fn settle_session(&self, shown: &Shown, now: Timestamp) -> Result<Told, StoreError> {
         let by_uia_session_alone = self.carried.client_secret.is_none();
         // The homeserver's word for the UIA session: it begins another when it does not know the client's.
         let owner = shown.uia_session.as_deref().map_or_else(|| self.owner.clone(), Owner::uia_session);

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::matrix::{Digest, Purpose, Timestamp};
 use crate::serve::Clock;
-use crate::store::{Change, Key, Record, Store, StoreError};
+use crate::store::{Change, Key, Record, Store, StoreError, Watch};
 use crate::telemetry::RequestId;
 
 /// How long a request counts that another shim has, which may have died with it.
@@ -72,7 +72,12 @@ impl UnderWay {
     }
 
     /// Whether a request for anything else has it.
-    pub(super) async fn elsewhere(&self, uia_session: &str, purpose: Purpose) -> Result<bool, StoreError> {
+    pub(super) async fn elsewhere(
+        &self,
+        uia_session: &str,
+        purpose: Purpose,
+        watch: &mut Watch,
+    ) -> Result<bool, StoreError> {
         let other = |theirs: Option<Purpose>| theirs != Some(purpose);
         if self.here.get(uia_session).is_some_and(|all| all.iter().any(|theirs| other(*theirs))) {
             return Ok(true);
@@ -82,7 +87,12 @@ impl UnderWay {
         }
         let now = self.clock.now();
         let all = self.store.get(&key(uia_session), now).await?.map(|all| all.requests).unwrap_or_default();
-        Ok(all.iter().any(|request| now < request.until && other(request.purpose)))
+        for request in all.iter().filter(|request| now < request.until && other(request.purpose)) {
+            if self.store.lives(&request.id, watch, now).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Puts `own` among all requests, or takes it away.
@@ -137,7 +147,7 @@ mod tests {
         let store = Arc::new(Store::open(&config::Store::Memory, &Metrics::new()).unwrap());
         let under_way = UnderWay::new(&store, &Clock::system());
         let enter = async |purpose| under_way.enter("uia", purpose, &RequestId::from_random([1; 8])).await.unwrap();
-        let elsewhere = async |id, purpose| under_way.elsewhere(id, purpose).await.unwrap();
+        let elsewhere = async |id, purpose| under_way.elsewhere(id, purpose, &mut Watch::default()).await.unwrap();
         let reset = enter(Some(Purpose::Password)).await;
         let other = enter(None).await;
         drop(enter(Some(Purpose::Register)).await);

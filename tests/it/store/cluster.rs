@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use threepid_shim::config;
-use threepid_shim::matrix::Refusal;
+use threepid_shim::matrix::{Digest, Refusal};
 use threepid_shim::store::{ForeignSid, Key};
 
 use super::{NOW, open, put, read, write};
@@ -12,12 +12,7 @@ use crate::redis::Redis;
 
 /// Keys whose slots are this node's: a third of all.
 fn keys_of(redis: &Redis, node: usize, count: usize) -> Vec<Key<ForeignSid>> {
-    let slot = |name: &str| -> usize {
-        let digest = threepid_shim::matrix::Digest::of(name.as_bytes());
-        let said = redis.servers[0].say(&["CLUSTER", "KEYSLOT", &format!("threepid-shim:foreign:{}", digest.as_hex())]);
-        said.trim_start_matches(':').trim().parse().unwrap()
-    };
-    let its = |name: &String| [0..=5460, 5461..=10_922, 10_923..=16_383][node].contains(&slot(name));
+    let its = |name: &String| redis.node_of(&format!("foreign:{}", Digest::of(name.as_bytes()).as_hex())) == node;
     (0..).map(|n| format!("{n}")).filter(its).take(count).map(|name| Key::foreign_sid(&name)).collect()
 }
 

@@ -1,0 +1,95 @@
+//! Which of the processes that share a store live: each counts on under its own name, and one whose count stands still while
+//! somebody watches is dead. What it held is then waited for no longer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Change, Key, Record, Store, StoreError};
+use crate::matrix::Timestamp;
+use crate::telemetry::{Process, RequestId};
+
+/// Between two counts of a living process.
+pub const BEAT: Duration = Duration::from_secs(2);
+/// How long a count stands still before its process is dead: three beats missed. No clock of another machine is asked.
+const STILL: Duration = Duration::from_secs(7);
+/// Between two looks at a count.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a count is kept, so that it can be seen standing still: longer than anything that its process held.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// How often a process has counted so far.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+struct Beat {
+    count: u32,
+}
+
+impl Record for Beat {
+    const KIND: &'static str = "process";
+}
+
+/// This process, as the others see it.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    process: Process,
+    count: AtomicU32,
+}
+
+impl Pulse {
+    pub(super) fn of(process: Process) -> Self {
+        Self { process, count: AtomicU32::default() }
+    }
+}
+
+/// What somebody has seen of other processes while waiting for what they hold.
+#[derive(Debug, Default)]
+pub struct Watch(HashMap<Process, Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    count: u32,
+    since: Instant,
+    looked: Instant,
+}
+
+impl Store {
+    /// What this process is called where it shares a store.
+    pub fn process(&self) -> Process {
+        self.pulse.process
+    }
+
+    /// Counts on, every [`BEAT`]. A store that is one process's own needs none.
+    pub async fn beat(&self, now: Timestamp) -> Result<(), StoreError> {
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let count = self.pulse.count.fetch_add(1, Ordering::Relaxed);
+        let beat = |_| (Change::Put { record: Beat { count }, until: now.after(KEPT) }, ());
+        self.update(&key(self.pulse.process), now, beat).await
+    }
+
+    /// Whether the process of this request lives, as far as `watch` can tell. One that never counted is of a version that
+    /// does not; what it holds ends by itself.
+    pub async fn lives(&self, request: &RequestId, watch: &mut Watch, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(process) = request.process().filter(|process| self.is_shared() && *process != self.process()) else {
+            return Ok(true);
+        };
+        let at = Instant::now();
+        if let Some(seen) = watch.0.get(&process).filter(|seen| at < seen.looked + LOOK) {
+            return Ok(seen.looked < seen.since + STILL);
+        }
+        let Some(Beat { count }) = self.get(&key(process), now).await? else { return Ok(true) };
+        let seen = watch.0.entry(process).or_insert(Seen { count, since: at, looked: at });
+        if seen.count != count {
+            *seen = Seen { count, since: at, looked: at };
+        }
+        seen.looked = at;
+        Ok(at < seen.since + STILL)
+    }
+}
+
+fn key(process: Process) -> Key<Beat> {
+    Key::new(process)
+}

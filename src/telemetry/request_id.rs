@@ -1,0 +1,65 @@
+//! Which request it is, and of which process.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// One run of the shim, among those that may share a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Process(u32);
+
+impl Process {
+    pub fn from_random(random: [u8; 4]) -> Self {
+        Self(u32::from_be_bytes(random))
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// Draws the ids of one process's requests.
+#[derive(Debug)]
+pub struct RequestIds {
+    process: Process,
+    next: AtomicU32,
+}
+
+impl RequestIds {
+    pub fn of(process: Process) -> Self {
+        // From anywhere but the start, should another process ever be called the same.
+        Self { process, next: AtomicU32::new(process.0.wrapping_mul(0x9e37_79b1)) }
+    }
+
+    pub fn draw(&self) -> RequestId {
+        RequestId(format!("{}{:08x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+/// Ties the client's call, the homeserver's callback, the mail's `Message-ID` and the click together: 16 hexadecimal
+/// digits, in every log line that belongs to them. The first 8 are the process's.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(String);
+
+impl RequestId {
+    pub fn from_random(random: [u8; 8]) -> Self {
+        Self(format!("{:016x}", u64::from_be_bytes(random)))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Which process drew it.
+    pub fn process(&self) -> Option<Process> {
+        u32::from_str_radix(self.0.get(..8)?, 16).ok().map(Process)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
