@@ -20,10 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use threepid_shim::config::{self, RedisServers, RedisUrl};
+use threepid_shim::config::{self, Rate, RedisServers, RedisUrl};
 use threepid_shim::in_flight::{self, Note, Verdict};
+use threepid_shim::limit::Limit;
 use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid, Timestamp, Token};
-use threepid_shim::session::{Owner, Session};
+use threepid_shim::session::{Owner, Reserved, Session};
 use threepid_shim::store::{Client, Edit, Effect, Fresh, Key, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 
@@ -74,7 +75,7 @@ async fn row(kind: &str, sessions: usize) -> String {
     let (store, resident) = (open(), resident());
     let empty = redis.as_ref().map(Redis::used);
     let sids = fill(kind, &store, sessions).await;
-    let names = (sids.len() * (size_of::<Sid>() + 32)) as u64;
+    let names = (sids.len() * (size_of::<(usize, Sid)>() + 32)) as u64;
     let bytes = match (kind, &redis, empty) {
         ("file", ..) => std::fs::metadata(folder.path().join("sessions.redb")).unwrap().len(),
         (_, Some(redis), Some(empty)) => redis.used() - empty,
@@ -96,7 +97,7 @@ async fn row(kind: &str, sessions: usize) -> String {
     drop(store);
     let began = Instant::now();
     let again = open();
-    let known = again.get(&Key::session(&sids[sids.len() / 2]), now()).await.unwrap().is_some();
+    let known = again.get(&Key::session(&sids[sids.len() / 2].1), now()).await.unwrap().is_some();
     let start = began.elapsed();
     assert_eq!(known, kind != "memory", "a session is there after the start, if it is to be");
     let [asked, told] = [&mut asked, &mut told].map(|all| {
@@ -108,7 +109,7 @@ async fn row(kind: &str, sessions: usize) -> String {
 }
 
 /// Sessions that were mailed a link and wait for the click. Says every ten seconds how far it is.
-async fn fill(kind: &str, store: &Arc<Store>, sessions: usize) -> Vec<Sid> {
+async fn fill(kind: &str, store: &Arc<Store>, sessions: usize) -> Vec<(usize, Sid)> {
     let (began, done) = (Instant::now(), Arc::<AtomicUsize>::default());
     let tasks: Vec<_> = (0..FILLING)
         .map(|task| {
@@ -116,7 +117,7 @@ async fn fill(kind: &str, store: &Arc<Store>, sessions: usize) -> Vec<Sid> {
             tokio::spawn(async move {
                 let mut sids = Vec::new();
                 for n in (task..sessions).step_by(FILLING) {
-                    sids.push(begin(&store, &person(n)).await);
+                    sids.push((n, begin(&store, &person(n)).await));
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 sids
@@ -167,37 +168,51 @@ async fn begin(store: &Store, person: &Person) -> Sid {
     sid
 }
 
-/// What both doors do in the store for a requestToken and its mail, and what getValidated3pid does.
-async fn measure(store: &Store, sids: &[Sid], task: usize) -> (Vec<Duration>, Vec<Duration>) {
+/// What both doors do in the store for a requestToken and its mail, and what getValidated3pid does, in their order.
+async fn measure(store: &Arc<Store>, sids: &[(usize, Sid)], task: usize) -> (Vec<Duration>, Vec<Duration>) {
     let (mut asked, mut told) = (Vec::new(), Vec::new());
-    for (n, sid) in sids.iter().enumerate() {
-        let fresh = person(1_000_000_000 + task * EACH + n);
+    let (per_ip, per_address) = (Limit::new("per_ip", store), Limit::new("per_address", store));
+    let rate = Rate { count: 1000, per: Duration::from_secs(3600) };
+    for (n, (whose, sid)) in sids.iter().enumerate() {
+        let Person { threepid, client_secret, request_id } = &person(1_000_000_000 + task * EACH + n);
+        let (purpose, address) = (Purpose::Register, threepid.address.expose());
+        let client = Client { threepid, purpose, client_secret, request_id };
         let began = Instant::now();
-        let key = in_flight::key(&fresh.threepid, &fresh.client_secret);
-        let note = Note::new(fresh.request_id.clone(), Purpose::Register, 1, None, None, now());
+        let (taken, current) = tokio::join!(per_ip.take(address, rate, now()), store.current(&client, now()));
+        taken.unwrap();
+        let key = in_flight::key(threepid, client_secret);
+        let mut note = Note::new(request_id.clone(), purpose, 1, None, None, now());
+        note.current = current.unwrap();
         in_flight::announce(store, &key, &note, now).await.unwrap();
-        in_flight::claim(store, &key, now()).await.unwrap().unwrap();
-        let own = begin(store, &fresh).await;
-        in_flight::decide(store, &key, &Verdict::Sent { sid: own }, now()).await.unwrap();
-        in_flight::conclude(store, &key, &fresh.request_id, now()).await.unwrap().unwrap();
+        let claim = in_flight::claim(store, &key, now());
+        let (claimed, taken) = tokio::join!(claim, per_address.take(address, rate, now()));
+        taken.unwrap();
+        let note = claimed.unwrap().unwrap();
+        let token = Token::from_random(*b"0123456789abcdef0123456789abcdef");
+        let add = |session: &mut Session| session.add_token(&token, None, request_id.clone(), now().after(LIFETIME));
+        let fresh = Fresh::draw(now().after(LIFETIME)).unwrap();
+        let begun = store.change_or_begin(&client, note.current.as_ref(), fresh, now(), add).await.unwrap();
+        let own = begun.unwrap().0;
+        let verdict = Verdict::Sent { sid: own.clone() };
+        let count = store.update_session(&own, now(), |session| session.mailed(1));
+        let (counted, decided) = tokio::join!(count, in_flight::decide(store, &key, &verdict, now()));
+        counted.unwrap().unwrap();
+        decided.unwrap();
+        in_flight::conclude(store, &key, request_id, now()).await.unwrap().unwrap();
         asked.push(began.elapsed());
 
-        let secret = ClientSecret::parse("not-its-secret").unwrap();
         let owner = Owner::uia_session("uia");
-        store
-            .update_session(sid, now(), |session| {
-                session.reserve(&fresh.request_id, Purpose::Register, None, &owner, now())
-            })
-            .await
-            .unwrap();
+        let hold = |session: &mut Session| session.reserve(request_id, purpose, None, &owner, now());
+        assert_eq!(store.update_session(sid, now(), hold).await.unwrap(), Some(Reserved::Granted));
         let began = Instant::now();
-        let edits = Session::telling(&secret).map(|(when, from, to)| Edit {
+        let edits = Session::telling(&person(*whose).client_secret).map(|(when, from, to)| Edit {
             when: when.to_vec(),
             from: from.to_owned(),
             effect: Effect::Replace(to.to_owned()),
         });
-        store.mark(&Key::session(sid), now(), &edits, Session::kept_until).await.unwrap().unwrap();
+        let marked = store.mark(&Key::session(sid), now(), &edits, Session::kept_until).await.unwrap();
         told.push(began.elapsed());
+        assert!(marked.unwrap().1, "that the homeserver asked is written down");
     }
     (asked, told)
 }
