@@ -29,7 +29,7 @@ shutdown.grace = "{grace}s"
 homeserver.url = "http://127.0.0.1:{homeserver}"
 identity = {{ name = "localhost:{identity}", tls = {{ certificate = "{folder}/cert.pem", private_key = "{folder}/key.pem" }} }}
 session = {{ unvalidated_lifetime = "{unvalidated}s", validated_lifetime = "{validated}s" }}
-store.kind = "{store}"
+store = {store}
 email = {{ transport = "smtp", host = "127.0.0.1", port = {mail}, tls = "none", from = "noreply@soak.example", deadline = "{deadline}s", max_connections = 16 }}
 limits = {{ request_token_per_ip = "{limit}/1m", request_token_per_address = "1000/1m", email_total = "{limit}/1m", submit_token_per_ip = "{limit}/1m" }}
 log = {{ level = "warn" }}
@@ -41,6 +41,7 @@ class Parts:
         self.folder, self.binary, self.ports, self.settings = folder, shim, ports, settings
         self.shim: subprocess.Popen | None = None
         self.homeserver: subprocess.Popen | None = None
+        self.redis: subprocess.Popen | None = None
         self.limit = 100_000
         self.log = (folder / "shim.log").open("ab")
         self.homeserver_log = (folder / "homeserver.log").open("ab")
@@ -54,6 +55,12 @@ class Parts:
     async def start_shim(self) -> None:
         self.shim = subprocess.Popen([self.binary, "serve", "--config", self.folder / "shim.toml"], stderr=self.log, stdout=self.log)
         await self.answering("clients", self.shim)
+
+    async def start_redis(self, port: int) -> None:
+        program = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(self.folder)]
+        self.redis = subprocess.Popen(program, stdout=subprocess.DEVNULL)
+        self.ports["redis"] = port
+        await self.answering("redis", self.redis)
 
     async def start_homeserver(self) -> None:
         program = [sys.executable, HERE / "soak_homeserver.py", str(self.ports["homeserver"]), self.folder / "journal"]
@@ -73,7 +80,7 @@ class Parts:
         raise SystemExit(f"the {which} did not start: {(self.folder / 'shim.log').read_text()[-2000:]}")
 
     def stop(self) -> None:
-        for process in (self.shim, self.homeserver):
+        for process in (self.shim, self.homeserver, self.redis):
             if process:
                 process.kill()
                 process.wait()
