@@ -192,11 +192,13 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     let reload = tokio::spawn(
         state.reload(last_reload, supervisor.clone()).run(Arc::clone(&signals.reload), signals.look_every),
     );
+    let pulse = tokio::spawn(pulse(Arc::clone(&state.store), state.clock.clone()));
     let chores = tokio::spawn(chores(state));
     supervisor.ready();
     tracing::info!("serving");
     drained(&signals, &drain, &behind, longest).await;
     behind.begin().await;
+    pulse.abort();
     chores.abort();
     reload.abort();
     for door in doors {
@@ -350,13 +352,27 @@ impl State {
     }
 }
 
-/// What is done beside the requests: showing other shims that this one lives, watching what the homeserver has learnt and when
-/// certificates end, and forgetting what is over.
+/// Shows other shims that this one lives; beside the chores, since one of those may wait for a slow homeserver.
+async fn pulse(store: Arc<Store>, clock: Clock) {
+    let mut beat = tokio::time::interval(store::BEAT);
+    loop {
+        beat.tick().await;
+        if let Err(error) = store.beat(clock.now()).await {
+            // Whoever needs the store says so louder.
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "other shims could not be shown that this one lives"
+            );
+        }
+    }
+}
+
+/// What is done beside the requests: watching what the homeserver has learnt and when certificates end, and forgetting what
+/// is over.
 async fn chores(state: State) {
     let mut look = tokio::time::interval(needs_shim::EVERY);
     let mut tidy = tokio::time::interval(TIDY_EVERY);
     let mut sample = tokio::time::interval(SAMPLE_EVERY);
-    let mut beat = tokio::time::interval(store::BEAT);
     let mut certificates_looked_at: Option<Timestamp> = None;
     loop {
         tokio::select! {
@@ -366,12 +382,6 @@ async fn chores(state: State) {
                 }
             }
             _ = sample.tick() => state.metrics.sample(),
-            _ = beat.tick() => {
-                if let Err(error) = state.store.beat(state.clock.now()).await {
-                    // Whoever needs the store says so louder.
-                    tracing::debug!(error = &error as &dyn std::error::Error, "other shims could not be shown that this one lives");
-                }
-            }
             _ = tidy.tick() => {
                 let now = state.clock.now();
                 state.store.expire(now);

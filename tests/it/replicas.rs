@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use threepid_shim::config;
 use threepid_shim::matrix::{Address, ClientSecret, Digest, Medium, Purpose, Threepid, Timestamp};
-use threepid_shim::store::{Fresh, Store};
+use threepid_shim::store::{BEAT, Fresh, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 use tokio::sync::Notify;
 
@@ -231,6 +231,53 @@ async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited
     assert_eq!(soon("the reset ends", reset).await.unwrap().status, 401);
     let registered = soon("the registration goes on", registering).await.unwrap();
     assert_eq!(registered.status, 401, "{}", registered.text());
+}
+
+/// However long the homeserver takes, and whatever else the other shim waits for.
+/// S§5.14.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_a_living_shim_holds_is_waited_for() {
+    let redis = Redis::single().await;
+    let (release, held) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (releasing, holding) = (Arc::clone(&release), Arc::clone(&held));
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let (release, held) = (Arc::clone(&releasing), Arc::clone(&holding));
+        async move {
+            while let Some(request) = conversation.request().await {
+                if String::from_utf8_lossy(&request.0).contains("/register") {
+                    held.notify_one();
+                }
+                // Nor does it say what it knows.
+                release.notified().await;
+                conversation.write(homeserver::json("401 Unauthorized", r#"{"completed":[]}"#)).await;
+            }
+        }
+    })
+    .await;
+    let wanted = || Wanted::config(&format!("{}{ROOMY}", redis.servers[0].table()));
+    let start = async || Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted()).await;
+    let (here, there) = (start().await, start().await);
+    let sid = begun(&redis).await;
+    let register = |shim: &Shim| {
+        let (client, creds) = (shim.client(), creds(&sid, "s3cr3t"));
+        tokio::spawn(async move { client.register("name", creds).await })
+    };
+    let holder = register(&here);
+    soon("the first is at the homeserver", held.notified()).await;
+    let mut waiting = register(&there);
+    let early = tokio::time::timeout(BEAT * 6, &mut waiting).await;
+    assert!(early.is_err(), "{}", early.unwrap().unwrap().text());
+    let both = async {
+        loop {
+            release.notify_waiters();
+            tokio::task::yield_now().await;
+            if holder.is_finished() && waiting.is_finished() {
+                break;
+            }
+        }
+    };
+    soon("both are answered", both).await;
+    assert_eq!((holder.await.unwrap().status, waiting.await.unwrap().status), (401, 401));
 }
 
 /// Without a limit whoever has one session of his own could have any number of requests ask the store, and go.
