@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
 use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
-use crate::serve::{Clock, Door, Peer, Stamp};
+use crate::serve::{Clock, Detached, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
 use crate::telemetry::{Metrics, Neighbour};
@@ -32,13 +32,14 @@ const BODY_LIMIT: usize = 64 * 1024;
 
 /// The subset of the [identity service API v1](https://matrix.org/docs/spec/identity_service/r0.2.1) that old
 /// homeservers call to have an address verified.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     pub config: Shared,
     pub store: Arc<Store>,
     pub clock: Clock,
     pub metrics: Metrics,
-    pub request_token: RequestToken,
+    pub request_token: Arc<RequestToken>,
+    pub detached: Detached,
 }
 
 impl Door for Identity {
@@ -63,7 +64,11 @@ impl Identity {
             (&Method::POST, Some(path @ ("validate/email/requestToken" | "validate/msisdn/requestToken"))) => {
                 let medium = if path.contains("email") { Medium::Email } else { Medium::Msisdn };
                 let asked = Asked::parse(&read(request).await?, medium)?;
-                self.request(asked).await
+                let parts = self.clone();
+                // Who asked may hang up, as a homeserver does after a minute or when it is restarted; what has begun is to
+                // be told, counted and given back all the same.
+                let asking = self.detached.spawn(async move { parts.request(asked).await });
+                asking.await.map_err(|_panicked| Refusal::internal())?
             }
             (&Method::POST, Some("validate/msisdn/submitToken")) if self.accepts_unannounced() => {
                 self.submit_delegated(request).await

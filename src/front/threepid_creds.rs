@@ -18,7 +18,7 @@ use crate::body::{self, Form, Object};
 use crate::config::{RouteMode, Shared};
 use crate::front::forward::{Body, Forward};
 use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
-use crate::serve::Clock;
+use crate::serve::{Clock, Detached};
 use crate::session::Owner;
 use crate::store::{Key, Store};
 use crate::telemetry::{RequestId, Subject};
@@ -65,6 +65,7 @@ pub struct ThreepidCreds {
     clock: Clock,
     under_way: UnderWay,
     alive: Alive,
+    detached: Detached,
 }
 
 /// A session of ours that a request carries, by its sid or by the UIA session it was shown in.
@@ -75,9 +76,9 @@ struct Carried {
 }
 
 impl ThreepidCreds {
-    pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock) -> Self {
+    pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock, detached: Detached) -> Self {
         let under_way = UnderWay::new(&store, &clock);
-        Self { config, store, forward, clock, under_way, alive: Alive::default() }
+        Self { config, store, forward, clock, under_way, alive: Alive::default(), detached }
     }
 
     pub async fn handle(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
@@ -131,7 +132,7 @@ impl ThreepidCreds {
         let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
         drop(under_way);
         // Runs to its end even when the client goes: what the homeserver did with the session has to be known.
-        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+        self.detached.spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 
     /// A request of the shim's own making, with `auth` as the client wrote it, is no way around `complete`.
@@ -169,7 +170,7 @@ impl ThreepidCreds {
         Subject::of(&head.extensions).note_sid(&carried.sid);
         let (parts, sent, living, handed_over) = (self.clone(), bytes, self.alive.enter(holder), true);
         let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
-        tokio::spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
+        self.detached.spawn(exchange.run()).await.map_err(|_panicked| Refusal::internal())?
     }
 
     /// What carries no session of ours. The homeserver goes on with it when the client goes, and so does its mark.

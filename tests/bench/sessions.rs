@@ -176,10 +176,10 @@ async fn measure(store: &Store, sids: &[Sid], task: usize) -> (Vec<Duration>, Ve
         let key = in_flight::key(&fresh.threepid, &fresh.client_secret);
         let note = Note::new(fresh.request_id.clone(), Purpose::Register, 1, None, None, now());
         in_flight::announce(store, &key, &note, now).await.unwrap();
-        in_flight::claim(store, &key, now()).await.unwrap().unwrap();
+        in_flight::claim(store, &key, 1, now()).await.unwrap().unwrap();
         let own = begin(store, &fresh).await;
         in_flight::decide(store, &key, &Verdict::Sent { sid: own }, now()).await.unwrap();
-        in_flight::conclude(store, &key, &fresh.request_id, now()).await.unwrap().unwrap();
+        in_flight::conclude(store, &key, &fresh.request_id, now).await.unwrap().unwrap();
         asked.push(began.elapsed());
 
         let secret = ClientSecret::parse("not-its-secret").unwrap();
