@@ -200,7 +200,7 @@ pub fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
         (..400, _) => Fault::None,
         (_, Some("M_EMAIL_SEND_ERROR")) => Fault::Smtp,
         (_, Some("M_SEND_ERROR")) => Fault::Sms,
-        (400..500, _) => Fault::Client,
+        (400..500, _) | (503, Some("M_LIMIT_EXCEEDED")) => Fault::Client,
         (503, Some(_)) => Fault::Store,
         (502 | 504, _) | (_, None) => Fault::Homeserver,
         (_, Some(_)) => Fault::Shim,
