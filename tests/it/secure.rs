@@ -51,6 +51,18 @@ async fn exchange(door: &str, connection: &str, method: &str, target: &str, cont
     parse(&bytes)
 }
 
+/// To a door with the certificate of [`authority`].
+pub async fn in_tls(stream: TcpStream) -> TlsStream<TcpStream> {
+    static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&authority().ca).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    });
+    let name = ServerName::try_from("localhost").unwrap();
+    TLS.connect(name, stream).await.expect("the door speaks TLS")
+}
+
 async fn asked(
     door: &str,
     connection: &str,
@@ -59,15 +71,7 @@ async fn asked(
     content_type: &str,
     body: &str,
 ) -> TlsStream<TcpStream> {
-    static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&authority().ca).unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
-        TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-    });
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TcpStream::connect(door).await.expect("the identity door takes connections");
-    let mut stream = TLS.connect(name, stream).await.expect("the identity door speaks TLS");
+    let mut stream = in_tls(TcpStream::connect(door).await.expect("the identity door takes connections")).await;
     let kind = if content_type.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
     let length = if method == "GET" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let head = format!("{method} {target} HTTP/1.1\r\nHost: {door}\r\nConnection: {connection}\r\n{kind}{length}\r\n");
