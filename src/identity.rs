@@ -19,7 +19,7 @@ use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
 use crate::serve::{Clock, Detached, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
-use crate::telemetry::{Metrics, Neighbour};
+use crate::telemetry::{Metrics, Neighbour, Seldom};
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -40,6 +40,7 @@ pub struct Identity {
     pub metrics: Metrics,
     pub request_token: Arc<RequestToken>,
     pub detached: Detached,
+    pub strangers: Arc<Seldom>,
 }
 
 impl Door for Identity {
@@ -54,7 +55,13 @@ impl Identity {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
         if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
-            tracing::warn!(?peer, "a peer that identity.allowed_peers does not list came to the identity door");
+            if let Some(times) = self.strangers.happened() {
+                tracing::warn!(
+                    ?peer,
+                    times,
+                    "a peer that identity.allowed_peers does not list came to the identity door"
+                );
+            }
             self.metrics.recent.stranger();
             let error = "Only the homeserver may come here";
             return Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error));

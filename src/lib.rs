@@ -359,6 +359,7 @@ impl State {
             metrics: self.metrics.clone(),
             request_token: Arc::new(request_token),
             detached: self.detached.clone(),
+            strangers: Arc::default(),
         }
     }
 }

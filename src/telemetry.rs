@@ -4,6 +4,7 @@ mod exposition;
 mod labels;
 mod metrics;
 mod recent;
+mod seldom;
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -25,6 +26,7 @@ pub use labels::{
 };
 pub use metrics::{Ended, Metrics};
 pub use recent::{Failure, Hour, MINUTES, Neighbour, Percentiles, Recent, Refused, Use, Uses};
+pub use seldom::Seldom;
 
 /// The level in force: the log is the process's, and so is this.
 static LEVEL: OnceLock<reload::Handle<Targets, Spans>> = OnceLock::new();
