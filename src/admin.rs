@@ -70,18 +70,21 @@ impl Door for Admin {
         match request.uri().path() {
             "/healthz" => plain(StatusCode::OK, "alive\n"),
             "/readyz" => self.ready().await,
+            // A scraper calls us by any name, and no number is anybody's.
             "/metrics" => match self.metrics.render() {
                 Ok(text) => plain(StatusCode::OK, text),
                 Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be written\n"),
             },
             path @ ("/" | "/status") => {
-                let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
-                if !page::is_ours(host, &self.config.load()) {
+                if !self.is_called_by_name(&request) {
                     return plain(StatusCode::MISDIRECTED_REQUEST, page::NOT_OURS);
                 }
                 self.look().await;
                 let status = Status::of(self);
                 if path == "/" { page::html(&status) } else { page::json(&status) }
+            }
+            path if path.starts_with(SESSIONS) && !self.is_called_by_name(&request) => {
+                plain(StatusCode::MISDIRECTED_REQUEST, page::NOT_OURS)
             }
             path if path.starts_with(SESSIONS) => self.session(path).await,
             _ => nothing_here(),
@@ -90,6 +93,10 @@ impl Door for Admin {
 }
 
 impl Admin {
+    fn is_called_by_name(&self, request: &Request<Incoming>) -> bool {
+        page::is_ours(request.headers().get(header::HOST).map(HeaderValue::as_bytes), &self.config.load())
+    }
+
     /// Looks at the neighbours that can be looked at without harm; the others are known as of their last use.
     async fn look(&self) {
         let Ok(turn) = Arc::clone(&self.looking).try_lock_owned() else { return };

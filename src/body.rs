@@ -2,13 +2,15 @@
 
 mod fields;
 mod form;
+mod held;
 mod object;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 
 pub use fields::Fields;
 pub use form::Form;
@@ -22,9 +24,11 @@ pub const REQUEST_TOKEN_LIMIT: usize = 64 * 1024;
 pub const CREDS_LIMIT: usize = 1024 * 1024;
 /// How long a body may take to come: the largest in this time is 17 kB/s, and who is slower holds us for no longer.
 const IN_TIME: Duration = Duration::from_secs(60);
+/// When to come again while too many bodies are read.
+const ROOM_AFTER: Duration = Duration::from_secs(5);
 
-/// Reads a whole body, or refuses it: 413 `M_TOO_LARGE` past `limit` bytes, 408 `M_UNKNOWN` past its time.
-#[expect(clippy::disallowed_methods, reason = "the one place where a body is collected, under a limit")]
+/// Reads a whole body, or refuses it: 413 `M_TOO_LARGE` past `limit` bytes, 408 `M_UNKNOWN` past its time, 503
+/// `M_LIMIT_EXCEEDED` while others take all the room there is.
 pub async fn read<B>(body: B, limit: usize) -> Result<Bytes, Refusal>
 where
     B: http_body::Body<Data = Bytes>,
@@ -40,14 +44,26 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let Ok(collected) = tokio::time::timeout(IN_TIME, Limited::new(body, limit).collect()).await else {
-        return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Errcode::MUnknown, "The body did not come in time"));
+    let whole = async {
+        let (mut body, mut held) = (pin!(body), held::BUDGET.hold());
+        while let Some(frame) = body.frame().await {
+            let cut = |_| Refusal::bad_request(Errcode::MUnknown, "The body ended before it was complete");
+            // Trailers are nobody's.
+            let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+            if held.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            held.extend(&data, limit).map_err(|held::Full| no_room())?;
+        }
+        Ok(Bytes::from_owner(held))
     };
-    match collected {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Refusal::bad_request(Errcode::MUnknown, "The body ended before it was complete")),
-    }
+    let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, Errcode::MUnknown, "The body did not come in time");
+    tokio::time::timeout(IN_TIME, whole).await.map_err(late)?
+}
+
+fn no_room() -> Refusal {
+    let error = "Too many requests are being read; try again later";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Errcode::MLimitExceeded, error).retry_after(ROOM_AFTER)
 }
 
 /// Whether a body may be looked into in passing: its length is told and small, and it is not encoded.

@@ -16,10 +16,10 @@ use ipnet::IpNet;
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
 use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
-use crate::serve::{Clock, Door, Peer, Stamp};
+use crate::serve::{Clock, Detached, Door, Peer, Stamp};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
-use crate::telemetry::{Metrics, Neighbour, RequestIds};
+use crate::telemetry::{Metrics, Neighbour, RequestIds, Seldom};
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -32,14 +32,16 @@ const BODY_LIMIT: usize = 64 * 1024;
 
 /// The subset of the [identity service API v1](https://matrix.org/docs/spec/identity_service/r0.2.1) that old
 /// homeservers call to have an address verified.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Identity {
     pub config: Shared,
     pub store: Arc<Store>,
     pub clock: Clock,
     pub metrics: Metrics,
     pub ids: Arc<RequestIds>,
-    pub request_token: RequestToken,
+    pub request_token: Arc<RequestToken>,
+    pub detached: Detached,
+    pub strangers: Arc<Seldom>,
 }
 
 impl Door for Identity {
@@ -54,7 +56,13 @@ impl Identity {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
         if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
-            tracing::warn!(?peer, "a peer that identity.allowed_peers does not list came to the identity door");
+            if let Some(times) = self.strangers.happened() {
+                tracing::warn!(
+                    ?peer,
+                    times,
+                    "a peer that identity.allowed_peers does not list came to the identity door"
+                );
+            }
             self.metrics.recent.stranger();
             let error = "Only the homeserver may come here";
             return Err(Refusal::new(StatusCode::FORBIDDEN, Errcode::MForbidden, error));
@@ -64,7 +72,11 @@ impl Identity {
             (&Method::POST, Some(path @ ("validate/email/requestToken" | "validate/msisdn/requestToken"))) => {
                 let medium = if path.contains("email") { Medium::Email } else { Medium::Msisdn };
                 let asked = Asked::parse(&read(request).await?, medium)?;
-                self.request(asked).await
+                let parts = self.clone();
+                // Who asked may hang up, as a homeserver does after a minute or when it is restarted; what has begun is to
+                // be told, counted and given back all the same.
+                let asking = self.detached.spawn(async move { parts.request(asked).await });
+                asking.await.map_err(|_panicked| Refusal::internal())?
             }
             (&Method::POST, Some("validate/msisdn/submitToken")) if self.accepts_unannounced() => {
                 self.submit_delegated(request).await

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::matrix::{ClientSecret, Errcode, NextLink, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, Watch, digest_of};
 use crate::telemetry::RequestId;
 
-/// How long a note lives at most: the homeserver gives up its callback after 60 s.
+/// How long a note lives at most: the homeserver gives up its callback after 60 s, and what that began ends within 60 s more.
 const LEASE: Duration = Duration::from_secs(120);
-/// Between two looks whether another request's note is gone, at first and at most.
+/// How long a callback that was given up is waited for: longer than any message may take.
+const UNDECIDED: Duration = Duration::from_secs(60);
+/// Between two looks whether another request's note is gone, at first and at most, or its callback has decided.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
@@ -32,6 +35,10 @@ pub struct Note {
     verdict: Option<Verdict>,
     until: Timestamp,
 }
+
+/// In the text of a note, and nowhere else in it.
+const UNCLAIMED: &str = r#""claimed":false"#;
+const DECIDED: &str = r#""verdict":{"#;
 
 impl Record for Note {
     const KIND: &'static str = IN_FLIGHT;
@@ -127,10 +134,16 @@ pub async fn announce(
     }
 }
 
-/// The callback takes the note up; `None` when there is none or it was taken up already.
-pub async fn claim(store: &Store, key: &Key<Note>, now: Timestamp) -> Result<Option<Note>, StoreError> {
-    let from = r#""claimed":false"#.to_owned();
-    let claimed = Edit { when: Vec::new(), from, effect: Effect::Replace(r#""claimed":true"#.to_owned()) };
+/// The callback takes the note up; `None` when there is none of this attempt or it was taken up already.
+pub async fn claim(
+    store: &Store,
+    key: &Key<Note>,
+    send_attempt: i64,
+    now: Timestamp,
+) -> Result<Option<Note>, StoreError> {
+    let when = vec![format!("\"send_attempt\":{send_attempt},")];
+    let effect = Effect::Replace(r#""claimed":true"#.to_owned());
+    let claimed = Edit { when, from: UNCLAIMED.to_owned(), effect };
     let marked = store.mark(key, now, &[claimed], |note: &Note| note.until).await?;
     Ok(marked.filter(|(_, claimed)| *claimed).map(|(note, _)| note))
 }
@@ -147,15 +160,40 @@ pub async fn decide(store: &Store, key: &Key<Note>, verdict: &Verdict, now: Time
     store.update(key, now, decide).await
 }
 
-/// The front is done with the homeserver: takes the note away and reads what the identity door decided, if it was asked.
+/// The front is done with the homeserver: takes the note away and reads what the identity door decided, if it was asked. A
+/// homeserver that gave up its callback does not have the message stopped: what becomes of it is waited for.
 pub async fn conclude(
     store: &Store,
     key: &Key<Note>,
     request_id: &RequestId,
-    now: Timestamp,
+    clock: impl Fn() -> Timestamp,
 ) -> Result<Option<Verdict>, StoreError> {
     let from = format!("\"request_id\":\"{request_id}\"");
-    let concluded = Edit { when: Vec::new(), from, effect: Effect::Remove };
-    let marked = store.mark(key, now, &[concluded], |note: &Note| note.until).await?;
-    Ok(marked.filter(|(_, concluded)| *concluded).and_then(|(note, _)| note.verdict))
+    let own = |when: &[&str]| Edit {
+        when: when.iter().map(|&text| text.to_owned()).collect(),
+        from: from.clone(),
+        effect: Effect::Remove,
+    };
+    let mut edits = vec![own(&[UNCLAIMED]), own(&[DECIDED])];
+    let until = Instant::now() + UNDECIDED;
+    loop {
+        match store.mark(key, clock(), &edits, |note: &Note| note.until).await? {
+            Some((note, true)) => return Ok(note.verdict),
+            Some((note, false)) if note.request_id == *request_id => {}
+            Some(_) | None => return Ok(None),
+        }
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if Instant::now() >= until {
+                edits = vec![own(&[])];
+                break;
+            }
+            let note = store.get(key, clock()).await?;
+            if note.is_none_or(|note| note.request_id != *request_id || note.verdict.is_some()) {
+                // The attempt is counted at the same time: whoever asks again finds it counted.
+                tokio::time::sleep(LOOK_AGAIN).await;
+                break;
+            }
+        }
+    }
 }

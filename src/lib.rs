@@ -90,6 +90,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use admin::{Admin, Place};
 use config::{Config, Shutdown};
@@ -107,7 +108,7 @@ use limit::Limit;
 use matrix::Timestamp;
 use needs_shim::NeedsShim;
 use reload::{EXPIRY_EVERY, InForce, LastReload, Reload, Unusable};
-use serve::{Clock, Crowd, Drain, Listeners, Serving, Workers, WorkersError, serve};
+use serve::{Clock, Crowd, Detached, Drain, Listeners, Serving, Workers, WorkersError, serve};
 use store::Store;
 use supervisor::Supervisor;
 use telemetry::{Metrics, Recent, RequestIds};
@@ -138,13 +139,13 @@ pub enum RunError {
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
 /// `shutdown.grace` at the latest.
 pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Result<(), RunError> {
-    let longest = config.shutdown.delay + config.shutdown.grace + LAST_WORDS;
+    let in_time = config.shutdown.delay + config.shutdown.grace;
     let (drain, h2c) = (Drain::new(&config.shutdown), config.listen.h2c);
     // To answer its clients to the end the homeserver has to reach us, and the operator to see it.
     let behind = Drain::new(&BEHIND);
     let announced_by = config.listen.proxy_protocol.then(|| config.trusted_proxies.clone().into());
     let state = State::make(config, listeners.clock.clone())?;
-    let (in_force, last_reload) = (state.in_force.clone(), LastReload::default());
+    let (in_force, last_reload, detached) = (state.in_force.clone(), LastReload::default(), state.detached.clone());
     let serving = Serving {
         clock: state.clock.clone(),
         tls: None,
@@ -196,8 +197,7 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     let chores = tokio::spawn(chores(state));
     supervisor.ready();
     tracing::info!("serving");
-    drained(&signals, &drain, &behind, longest).await;
-    behind.begin().await;
+    drained(&signals, &drain, &behind, &detached, in_time).await;
     pulse.abort();
     chores.abort();
     reload.abort();
@@ -210,14 +210,25 @@ pub async fn run(config: Config, listeners: Listeners, signals: Signals) -> Resu
     Ok(())
 }
 
-/// Ends when we have been told to end and no client is left, or none is to be waited for.
-async fn drained(signals: &Signals, clients: &Drain, behind: &Drain, longest: Duration) {
+/// Ends when we have been told to end and nothing is left that would be waited for.
+async fn drained(signals: &Signals, clients: &Drain, behind: &Drain, detached: &Detached, in_time: Duration) {
+    let all = async {
+        let until = Instant::now() + in_time;
+        clients.begin().await;
+        // What goes on behind an answer needs its homeserver to reach us, too.
+        detached.ended(until).await;
+        behind.begin().await;
+        let left = detached.ended(until).await;
+        if left > 0 {
+            tracing::warn!(left, "grace is over, giving up what goes on behind answers");
+        }
+    };
     tokio::select! {
         () = signals.drain.cancelled() => {
             tracing::info!("draining");
-            signals.supervisor.stopping(longest);
+            signals.supervisor.stopping(in_time + LAST_WORDS);
             tokio::select! {
-                () = clients.begin() => {}
+                () = all => {}
                 () = signals.now.cancelled() => {}
             }
         }
@@ -226,6 +237,7 @@ async fn drained(signals: &Signals, clients: &Drain, behind: &Drain, longest: Du
     if signals.now.is_cancelled() {
         clients.cut();
         behind.cut();
+        behind.begin().await;
     }
 }
 
@@ -241,6 +253,7 @@ struct State {
     request_token_per_ip: Arc<Limit>,
     allowance: Arc<Allowance>,
     submit_token_per_ip: Arc<Limit>,
+    detached: Detached,
 }
 
 impl State {
@@ -262,6 +275,7 @@ impl State {
             allowance: Arc::new(Allowance::new(&store)),
             submit_token_per_ip: Arc::new(Limit::new("submit_token_per_ip", &store)),
             ids: Arc::new(RequestIds::of(store.process())),
+            detached: Detached::default(),
             store,
             needs_shim: NeedsShim::new(config.homeserver.needs_shim, forward.clone(), metrics.clone()),
             forward,
@@ -282,8 +296,9 @@ impl State {
 
     fn front(&self) -> Front {
         let (config, store, forward) = (&self.in_force.config, &self.store, &self.forward);
+        let (clock, detached) = (self.clock.clone(), self.detached.clone());
         let threepid_creds =
-            ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), self.clock.clone());
+            ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), clock, detached);
         Front {
             config: Arc::clone(config),
             needs_shim: self.needs_shim.clone(),
@@ -298,6 +313,7 @@ impl State {
                 Arc::clone(&self.request_token_per_ip),
                 self.clock.clone(),
                 self.metrics.recent.clone(),
+                self.detached.clone(),
             ),
             separate_add: SeparateAdd::new(forward.clone(), threepid_creds.clone()),
             threepid_creds,
@@ -347,7 +363,9 @@ impl State {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             ids: Arc::clone(&self.ids),
-            request_token,
+            request_token: Arc::new(request_token),
+            detached: self.detached.clone(),
+            strangers: Arc::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -15,6 +16,8 @@ use crate::store::{Store, StoreError};
 /// flood of addresses is limited as one.
 const MOST_KEYS: usize = 100_000;
 const SHARED: &str = "";
+/// Between two looks through all keys for some to forget.
+const SWEEP_EVERY_MILLIS: u64 = 1000;
 
 /// One limit: `rate.count` at once, then one every `rate.per / rate.count`.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub struct Limit {
     store: Arc<Store>,
     buckets: DashMap<String, Bucket>,
     most_keys: usize,
+    /// When they were last looked through, in milliseconds.
+    swept: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -55,7 +60,13 @@ impl From<Limited> for Refusal {
 impl Limit {
     pub fn new(name: &'static str, store: &Arc<Store>) -> Self {
         store.expect_limit(name);
-        Self { name, store: Arc::clone(store), buckets: DashMap::new(), most_keys: MOST_KEYS }
+        Self {
+            name,
+            store: Arc::clone(store),
+            buckets: DashMap::new(),
+            most_keys: MOST_KEYS,
+            swept: AtomicU64::default(),
+        }
     }
 
     /// Takes one, or says after how long there will be one.
@@ -111,7 +122,11 @@ impl Limit {
         if self.buckets.len() < self.most_keys || self.buckets.contains_key(key) {
             return true;
         }
-        self.expire(now);
+        let (millis, swept) = (now.as_millis(), self.swept.load(Ordering::Relaxed));
+        let due = millis.abs_diff(swept) >= SWEEP_EVERY_MILLIS;
+        if due && self.swept.compare_exchange(swept, millis, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            self.expire(now);
+        }
         self.buckets.len() < self.most_keys
     }
 }
@@ -212,6 +227,22 @@ mod tests {
         assert!(limit.buckets.len() <= 4);
         limit.take("a", RATE, at(0)).await.unwrap();
         limit.take("after the buckets ran empty", RATE, at(100)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_table_is_looked_through_once_a_second_however_many_come() {
+        let limit = Limit { most_keys: 2, ..new() };
+        let mut ran = 0;
+        // In milliseconds from when the first buckets run empty, and whether the key gets one of its own.
+        for (key, at_millis, own) in
+            [("a", -10_000, true), ("b", -10_000, true), ("c", -500, false), ("d", 499, false), ("e", 500, true)]
+        {
+            let now = Timestamp::from_millis(at(10).as_millis().checked_add_signed(at_millis).unwrap());
+            limit.take(key, RATE, now).await.unwrap();
+            assert_eq!(limit.buckets.contains_key(key), own, "{key}");
+            ran += 1;
+        }
+        assert_eq!(ran, 5);
     }
 
     #[test]

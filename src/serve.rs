@@ -38,7 +38,7 @@ use crate::matrix::Timestamp;
 pub use client_ip::client_ip;
 pub(crate) use client_ip::is_trusted;
 pub use crowd::Crowd;
-pub use drain::Drain;
+pub use drain::{Detached, Drain};
 pub use listener::{BindError, Listener, Listeners};
 pub(crate) use patience::{HEAD, IDLE, PATIENCE, STALLED};
 pub use reading::{Ambiguous, one_length};

@@ -5,6 +5,7 @@ mod labels;
 mod metrics;
 mod recent;
 mod request_id;
+mod seldom;
 
 use std::io::IsTerminal as _;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ pub use labels::{
 pub use metrics::{Ended, Metrics};
 pub use recent::{Failure, Hour, MINUTES, Neighbour, Percentiles, Recent, Refused, Use, Uses};
 pub use request_id::{Process, RequestId, RequestIds};
+pub use seldom::Seldom;
 
 /// The level in force: the log is the process's, and so is this.
 static LEVEL: OnceLock<reload::Handle<Targets, Spans>> = OnceLock::new();
@@ -179,7 +181,7 @@ pub fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
         (..400, _) => Fault::None,
         (_, Some("M_EMAIL_SEND_ERROR")) => Fault::Smtp,
         (_, Some("M_SEND_ERROR")) => Fault::Sms,
-        (400..500, _) => Fault::Client,
+        (400..500, _) | (503, Some("M_LIMIT_EXCEEDED")) => Fault::Client,
         (503, Some(_)) => Fault::Store,
         (502 | 504, _) | (_, None) => Fault::Homeserver,
         (_, Some(_)) => Fault::Shim,

@@ -21,7 +21,7 @@ const STYLE: &str = include_str!("status.css");
 const SCRIPT: &str = include_str!("status.js");
 
 /// What a page from elsewhere is told that calls this door by a name of its own.
-pub(super) const NOT_OURS: &str = "the status page is shown by IP address, by localhost, by a name without dots or of .local or .internal, \
+pub(super) const NOT_OURS: &str = "this is shown by IP address, by localhost, by a name without dots or of .local or .internal, \
      and by names of server_name and public_base_url\n";
 
 /// Whether a browser that asks by this `Host` shows the page to its operator. A name of somebody else's that leads here (DNS rebinding)

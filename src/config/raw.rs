@@ -158,7 +158,7 @@ keys! {
     email_password_file: PathBuf = "email.password_file", PATH, optional;
     email_ca_file: PathBuf = "email.ca_file", PATH, optional;
     email_max_connections: usize = "email.max_connections", Count { least: 1, most: 1000 }, default(4);
-    email_deadline: Duration = "email.deadline", Span { least: TENTH, most: minutes(5) }, default("20s");
+    email_deadline: Duration = "email.deadline", Span { least: TENTH, most: LONGEST_DELIVERY }, default("20s");
     email_allow_plaintext: bool = "email.allow_plaintext", Flag, default(false);
 
     sms_transport: Carrier = "sms.transport", SMS_TRANSPORT, default("none");
@@ -181,7 +181,7 @@ keys! {
     sms_success_value: String = "sms.success_value", TEXT, optional;
     sms_ca_file: PathBuf = "sms.ca_file", PATH, optional;
     sms_max_connections: usize = "sms.max_connections", Count { least: 1, most: 1000 }, default(4);
-    sms_deadline: Duration = "sms.deadline", Span { least: TENTH, most: minutes(5) }, default("10s");
+    sms_deadline: Duration = "sms.deadline", Span { least: TENTH, most: LONGEST_DELIVERY }, default("10s");
     sms_allow_plaintext: bool = "sms.allow_plaintext", Flag, default(false);
 
     request_token_per_ip: Rate = "limits.request_token_per_ip", RATE, default("20/10m");
@@ -301,6 +301,8 @@ const LOG_LEVEL: OneOf<LogLevel> = OneOf {
 
 const ZERO: Duration = Duration::ZERO;
 const TENTH: Duration = Duration::from_millis(100);
+/// A homeserver waits for a minute.
+const LONGEST_DELIVERY: Duration = seconds(50);
 
 const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)

@@ -17,7 +17,7 @@ use crate::front::forward::{Body, Forward};
 use crate::in_flight::{self, Note};
 use crate::limit::{Limit, client_key};
 use crate::matrix::{self, Errcode, Medium, Purpose, Refusal, Sid};
-use crate::serve::{self, Clock, Stamp};
+use crate::serve::{self, Clock, Detached, Stamp};
 use crate::store::{Change, Client, ForeignSid, Fresh, Key, Store};
 use crate::telemetry::{Neighbour, Outcome, Recent, RequestId, Subject};
 use asked::Asked;
@@ -43,6 +43,7 @@ pub struct RequestToken {
     per_ip: Arc<Limit>,
     clock: Clock,
     recent: Recent,
+    detached: Detached,
 }
 
 impl RequestToken {
@@ -53,8 +54,9 @@ impl RequestToken {
         per_ip: Arc<Limit>,
         clock: Clock,
         recent: Recent,
+        detached: Detached,
     ) -> Self {
-        Self { config, store, forward, per_ip, clock, recent }
+        Self { config, store, forward, per_ip, clock, recent, detached }
     }
 
     pub async fn handle(
@@ -187,7 +189,8 @@ impl Exchange {
     async fn run_detached(self) -> Result<Response<Body>, Refusal> {
         let subject = Subject::of(&self.head.extensions);
         let answer_with = self.answer();
-        let outcome = tokio::spawn(self.run()).await.map_err(|_panicked| Refusal::internal())??;
+        let detached = self.parts.detached.clone();
+        let outcome = detached.spawn(self.run()).await.map_err(|_panicked| Refusal::internal())??;
         match outcome {
             // What the identity door did counts, whatever the homeserver made of it: Dendrite turns its errors into 500.
             Came::Decided(verdict, answer) => {
@@ -208,7 +211,8 @@ impl Exchange {
         self.current = Some(sid.clone());
         Subject::of(&self.head.extensions).note_sid(&sid);
         let answer_with = self.answer();
-        let early = tokio::time::timeout_at(leave, tokio::spawn(self.run())).await;
+        let detached = self.parts.detached.clone();
+        let early = tokio::time::timeout_at(leave, detached.spawn(self.run())).await;
         tokio::time::sleep_until(leave).await;
         match early {
             Ok(joined) => match joined.map_err(|_panicked| Refusal::internal())?? {
@@ -230,7 +234,7 @@ impl Exchange {
             return Err(error.into());
         }
         let answer = parts.forward.ask(head, self.asked.to_body(&self.config.identity.name), ANSWER_LIMIT).await;
-        let concluded = in_flight::conclude(&parts.store, &key, &note.request_id, parts.clock.now()).await;
+        let concluded = in_flight::conclude(&parts.store, &key, &note.request_id, || parts.clock.now()).await;
         if concluded.is_err() {
             conclude_later(parts.clone(), key, note.request_id.clone());
         }
@@ -288,10 +292,10 @@ impl Exchange {
 
 /// A note that is left behind has the client's next request wait for it.
 fn conclude_later(parts: RequestToken, key: Key<Note>, request_id: RequestId) {
-    tokio::spawn(async move {
+    parts.detached.clone().spawn(async move {
         for _ in 0..CONCLUDE_TRIES {
             tokio::time::sleep(CONCLUDE_AGAIN).await;
-            if in_flight::conclude(&parts.store, &key, &request_id, parts.clock.now()).await.is_ok() {
+            if in_flight::conclude(&parts.store, &key, &request_id, || parts.clock.now()).await.is_ok() {
                 return;
             }
         }

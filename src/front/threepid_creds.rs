@@ -19,7 +19,7 @@ use crate::body::{self, Form, Object};
 use crate::config::{RouteMode, Shared};
 use crate::front::forward::{Body, Forward};
 use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
-use crate::serve::Clock;
+use crate::serve::{Clock, Detached};
 use crate::session::Owner;
 use crate::store::{Key, Store, Watch};
 use crate::telemetry::{RequestId, Subject};
@@ -70,6 +70,7 @@ pub struct ThreepidCreds {
     clock: Clock,
     under_way: UnderWay,
     alive: Alive,
+    detached: Detached,
 }
 
 /// A session of ours that a request carries, by its sid or by the UIA session it was shown in.
@@ -80,9 +81,9 @@ struct Carried {
 }
 
 impl ThreepidCreds {
-    pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock) -> Self {
+    pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock, detached: Detached) -> Self {
         let under_way = UnderWay::new(&store, &clock);
-        Self { config, store, forward, clock, under_way, alive: Alive::default() }
+        Self { config, store, forward, clock, under_way, alive: Alive::default(), detached }
     }
 
     pub async fn handle(&self, request: Request<Incoming>, completion: Completion) -> Result<Response<Body>, Refusal> {
@@ -143,7 +144,7 @@ impl ThreepidCreds {
         let (mut exchange, mut dead) = (Box::new(exchange), None);
         let (mut watch, mut pause) = (Watch::default(), LOOK_AGAIN);
         loop {
-            let ran = tokio::spawn(exchange.run(dead.take())).await.map_err(|_panicked| Refusal::internal())??;
+            let ran = self.detached.spawn(exchange.run(dead.take())).await.map_err(|_panicked| Refusal::internal())??;
             let holder = match ran {
                 Ran::Answered(answer) => return Ok(answer),
                 Ran::Busy { exchange: back, holder } => {

@@ -36,12 +36,12 @@ impl RequestToken {
         let (key, now, config) =
             (in_flight::key(&asked.threepid, &asked.client_secret), self.clock.now(), self.config.load_full());
         let (note, allowed) = tokio::join!(
-            in_flight::claim(&self.store, &key, now),
+            in_flight::claim(&self.store, &key, asked.send_attempt, now),
             self.allowance.take(&config, &asked.threepid, &asked.client_secret, now)
         );
         let allowed = Allowed(allowed);
         match note {
-            Ok(note) => Ok((note.filter(|note| note.send_attempt == asked.send_attempt), allowed)),
+            Ok(note) => Ok((note, allowed)),
             Err(error) => {
                 self.give_back(&allowed).await;
                 Err(error.into())

@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -12,10 +11,7 @@ use ipnet::IpNet;
 
 use super::{Peer, is_trusted};
 use crate::config::Config;
-use crate::telemetry::{Metrics, TurnedAway};
-
-/// Between two lines about connections that were closed, since a flood of them would be one of the log.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+use crate::telemetry::{Metrics, Seldom, TurnedAway};
 
 /// The connections of one door. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -28,15 +24,7 @@ struct Shared {
     open: AtomicUsize,
     by_peer: DashMap<IpAddr, usize>,
     metrics: Metrics,
-    said: Mutex<Said>,
-}
-
-/// What the log has been told.
-#[derive(Default)]
-struct Said {
-    last: Option<Instant>,
-    /// Closed since.
-    since: usize,
+    said: Seldom,
 }
 
 /// A place among all connections; given back when dropped.
@@ -52,7 +40,7 @@ pub(super) struct Full;
 impl Crowd {
     /// `exempt`: the networks whose every address stands for many clients.
     pub fn new(config: Arc<ArcSwap<Config>>, exempt: fn(&Config) -> &[IpNet], metrics: Metrics) -> Self {
-        let (open, by_peer, said) = (AtomicUsize::new(0), DashMap::new(), Mutex::default());
+        let (open, by_peer, said) = (AtomicUsize::new(0), DashMap::new(), Seldom::default());
         Self(Arc::new(Shared { config, exempt, open, by_peer, metrics, said }))
     }
 
@@ -84,11 +72,8 @@ impl Crowd {
 
     fn turn_away(&self, limit: &'static str) -> Full {
         self.0.metrics.turned_away.get_or_create(&TurnedAway { limit }).inc();
-        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.since += 1;
-        if said.last.is_none_or(|last| last.elapsed() >= SAY_EVERY) {
-            tracing::warn!(limit, closed = said.since, "too many connections: new ones are closed");
-            *said = Said { last: Some(Instant::now()), since: 0 };
+        if let Some(closed) = self.0.said.happened() {
+            tracing::warn!(limit, closed, "too many connections: new ones are closed");
         }
         Full
     }

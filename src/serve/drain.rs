@@ -1,4 +1,4 @@
-//! The end in two steps: readiness fails, then listeners close and what is open may finish.
+//! The end in two steps: readiness fails, then listeners close and what is open may finish, whoever waits for it.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
@@ -98,6 +99,24 @@ impl Drain {
             })
             .await;
         });
+    }
+}
+
+/// What has begun and comes to its end, though whoever asked for it may be gone: the end of the process waits for it. Cheap
+/// to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Detached(TaskTracker);
+
+impl Detached {
+    pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.0.spawn(task)
+    }
+
+    /// Waits until nothing is under way, or until then; how many are.
+    pub async fn ended(&self, until: Instant) -> usize {
+        self.0.close();
+        timeout_at(until, self.0.wait()).await.ok();
+        self.0.len()
     }
 }
 

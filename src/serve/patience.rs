@@ -195,10 +195,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.inner).poll_flush(cx) {
-            Poll::Pending => this.poll_stalled(cx).map(Err),
-            flushed @ Poll::Ready(_) => flushed,
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        // TLS takes what its socket has no room for.
+        this.phase.note_write(flushed.is_pending());
+        if flushed.is_pending() {
+            return this.poll_stalled(cx).map(Err);
         }
+        this.stalled = None;
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -15,7 +15,7 @@ pub(super) struct Phase(Arc<Shared>);
 struct Shared {
     state: AtomicU8,
     requests: AtomicU32,
-    /// A write waits for room: the client is there, only slow.
+    /// A write or a flush waits for room: the client is there, only slow.
     write_blocked: AtomicBool,
 }
 

@@ -184,7 +184,7 @@ async fn measure(store: &Arc<Store>, sids: &[(usize, Sid)], task: usize) -> (Vec
         let mut note = Note::new(request_id.clone(), purpose, 1, None, None, now());
         note.current = current.unwrap();
         in_flight::announce(store, &key, &note, now).await.unwrap();
-        let claim = in_flight::claim(store, &key, now());
+        let claim = in_flight::claim(store, &key, 1, now());
         let (claimed, taken) = tokio::join!(claim, per_address.take(address, rate, now()));
         taken.unwrap();
         let note = claimed.unwrap().unwrap();
@@ -198,7 +198,7 @@ async fn measure(store: &Arc<Store>, sids: &[(usize, Sid)], task: usize) -> (Vec
         let (counted, decided) = tokio::join!(count, in_flight::decide(store, &key, &verdict, now()));
         counted.unwrap().unwrap();
         decided.unwrap();
-        in_flight::conclude(store, &key, request_id, now()).await.unwrap().unwrap();
+        in_flight::conclude(store, &key, request_id, now).await.unwrap().unwrap();
         asked.push(began.elapsed());
 
         let owner = Owner::uia_session("uia");

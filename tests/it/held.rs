@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use http::Request;
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::client::Client;
 use crate::forward::Front;
 use crate::homeserver::{self, Conversation, Homeserver, soon};
-use crate::http2::{frames, in_clear};
+use crate::http2::{Upload, connected, frames, in_clear};
 use crate::process::Process;
 use crate::shim::{Reserved, Shim, Wanted};
 
@@ -188,6 +191,56 @@ async fn a_head_of_any_size_is_refused_and_costs_no_memory() {
     assert_eq!(ran, 8);
     let more = process.memory("VmRSS").saturating_sub(before);
     assert!(more < 8 * 1024, "{more} kB");
+}
+
+/// S§4.28, S§5.18. Bodies that are read whole, of more clients than there is room for.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_held_take_a_bounded_room_and_short_ones_find_some() {
+    const REGISTER: &str = "/_matrix/client/r0/register";
+    const LONG: usize = 1024 * 1024;
+    let homeserver = Homeserver::answering(homeserver::json("200 OK", "{}")).await;
+    let door = Reserved::new(1).take();
+    let h2c = ["env", "THREEPID_SHIM__LISTEN__H2C=true"];
+    let process = Process::under(&h2c, &homeserver.address.to_string(), door, "").serving().await;
+    let address = process.clients.parse().unwrap();
+    let before = process.memory("VmRSS");
+    let mut ran = 0;
+    for version in ["1.1", "2"] {
+        // All but the last byte of each.
+        let mut held = JoinSet::new();
+        let (sender, _end) = connected(address).await;
+        for _ in 0..100 {
+            let mut sender = sender.clone();
+            held.spawn(async move {
+                if version == "2" {
+                    let body = Upload::stalling_after(vec![b' '; LONG - 1]);
+                    let request = Request::post(format!("http://h{REGISTER}")).body(body).unwrap();
+                    let head = sender.send_request(request).await.unwrap();
+                    return (head.status().as_u16(), head.headers()["retry-after"].to_str().unwrap().to_owned());
+                }
+                let mut client = Conversation::with(address).await;
+                client.write(format!("POST {REGISTER} HTTP/1.1\r\nHost: h\r\nContent-Length: {LONG}\r\n\r\n")).await;
+                client.write(vec![b' '; LONG - 1]).await;
+                let head = homeserver::Raw(client.head().await.expect("closed without an answer"));
+                (head.status(), head.field("retry-after").unwrap())
+            });
+        }
+        for _ in 0..100 - 48 {
+            let refused = soon("there is no room", held.join_next()).await.unwrap().unwrap();
+            assert_eq!(refused, (503, "5".to_owned()), "HTTP/{version}");
+        }
+        assert_eq!(process.client().post(REGISTER, json!({})).await.status, 200, "HTTP/{version}: a short one");
+        let whole = format!("{{\"x\":\"{}\"}}", "x".repeat(LONG - 8));
+        let long = async || process.client().send("POST", REGISTER, whole.as_bytes()).await;
+        assert_eq!(long().await.verdict(), (503, "M_LIMIT_EXCEEDED".into()), "HTTP/{version}");
+        let more = process.memory("VmRSS").saturating_sub(before);
+        assert!(more < 90 * 1024, "HTTP/{version}: {more} kB");
+        held.shutdown().await;
+        drop(sender);
+        soon("there is room again", async { while long().await.status != 200 {} }).await;
+        ran += 1;
+    }
+    assert_eq!(ran, 2);
 }
 
 /// Whether a new connection is served.

@@ -37,7 +37,7 @@ pub fn in_clear(homeserver: &Homeserver) -> Front {
 }
 
 /// A client's connection, and its end.
-async fn connected(address: SocketAddr) -> (SendRequest<Upload>, JoinHandle<hyper::Result<()>>) {
+pub async fn connected(address: SocketAddr) -> (SendRequest<Upload>, JoinHandle<hyper::Result<()>>) {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let (sender, connection) = Builder::new(TokioExecutor::new()).handshake(io).await.unwrap();
     (sender, tokio::spawn(connection))
@@ -45,20 +45,26 @@ async fn connected(address: SocketAddr) -> (SendRequest<Upload>, JoinHandle<hype
 
 /// The body of a request: frames whose whole length is told to nobody.
 #[derive(Default)]
-struct Upload {
+pub struct Upload {
     frames: VecDeque<Frame<Bytes>>,
     /// Behind them the last one over and over, and how many bytes of it were taken.
     endless: Option<(Bytes, Arc<AtomicUsize>)>,
+    /// Nothing comes behind them, and not the end.
+    stalls: bool,
 }
 
 impl Upload {
     fn of(bytes: impl Into<Bytes>) -> Self {
-        Self { frames: [Frame::data(bytes.into())].into(), endless: None }
+        Self { frames: [Frame::data(bytes.into())].into(), ..Self::default() }
     }
 
     fn endless() -> (Self, Arc<AtomicUsize>) {
         let taken = Arc::<AtomicUsize>::default();
-        (Self { frames: VecDeque::new(), endless: Some((vec![b'x'; 16_384].into(), Arc::clone(&taken))) }, taken)
+        (Self { endless: Some((vec![b'x'; 16_384].into(), Arc::clone(&taken))), ..Self::default() }, taken)
+    }
+
+    pub fn stalling_after(bytes: impl Into<Bytes>) -> Self {
+        Self { stalls: true, ..Self::of(bytes) }
     }
 }
 
@@ -68,6 +74,9 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
+        if this.stalls && this.frames.is_empty() {
+            return Poll::Pending;
+        }
         let again = this.endless.as_ref().map(|(bytes, taken)| {
             taken.fetch_add(bytes.len(), Ordering::SeqCst);
             Frame::data(bytes.clone())
@@ -76,7 +85,7 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.endless.is_none()
+        self.frames.is_empty() && self.endless.is_none() && !self.stalls
     }
 }
 
@@ -139,7 +148,7 @@ async fn bodies_without_a_length_and_trailers_pass_both_ways() {
         trailers.insert("x-check", "9".parse().unwrap());
         let frames = [Frame::data("abc".into()), Frame::data("de".into()), Frame::trailers(trailers)];
         let request = Request::builder().method(method).uri("http://h/").header("trailer", "x-check");
-        let request = request.body(Upload { frames: frames.into(), endless: None }).unwrap();
+        let request = request.body(Upload { frames: frames.into(), ..Upload::default() }).unwrap();
         let (body, trailers) = whole(soon("an answer", sender.send_request(request)).await.unwrap()).await;
         assert_eq!(body, "ok");
         assert_eq!(trailers.expect("trailers")["x-sum"], "7");

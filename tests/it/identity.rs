@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use crate::client::{Answer, creds};
 use crate::homeserver::{self, Homeserver, Raw};
 use crate::mailbox::{At, Fault, Mailbox, Script};
+use crate::process::Process;
 use crate::secure::{API, Caller, FORM, JSON, as_dendrite, as_synapse, call, get_validated_3pid};
 use crate::shim::{ROOMY, Reserved, Shim, Wanted};
 
@@ -45,6 +46,22 @@ async fn a_callback_is_read_as_synapse_and_as_dendrite_write_it() {
         assert_eq!(caller.told()[0].clone().ok(), json!({ "sid": sid }));
         assert!(shim.link(&sid).contains("/threepid_shim/register/"), "the purpose is the note's");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_all_refused_and_few_lines_of_the_log() {
+    let homeserver = Homeserver::answering(homeserver::json("200 OK", "{}")).await;
+    let door = Reserved::new(1).take();
+    let name = format!("localhost:{}", door.local_addr().unwrap().port());
+    let nobody = ["env", "THREEPID_SHIM__IDENTITY__ALLOWED_PEERS=192.0.2.0/24"];
+    let process = Process::under(&nobody, &homeserver.address.to_string(), door, "").serving().await;
+    for _ in 0..50 {
+        assert_eq!(get_validated_3pid(&name, "sid", "secret").await.verdict(), (403, "M_FORBIDDEN".into()));
+    }
+    let strange = |line: &Value| line["message"].as_str().is_some_and(|said| said.contains("identity.allowed_peers"));
+    assert_eq!(process.logged(strange).await["times"], 1);
+    let lines = process.lines().into_iter().filter(strange).count();
+    assert!(lines <= 3, "{lines} lines for 50 requests");
 }
 
 #[tokio::test]

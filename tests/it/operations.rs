@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::client::{Client, PASSWORD, creds};
+use crate::client::{Answer, Client, PASSWORD, creds};
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{legacy, unique};
+use crate::mailbox::{At, Fault, Mailbox, Script};
 use crate::process::Process;
 use crate::secure::{API, Caller, as_synapse, call_and_stay};
 use crate::shim::{Reserved, Shim, Wanted, link_of};
@@ -108,6 +110,37 @@ async fn a_request_under_way_at_the_end_still_has_its_mail_and_leaves_no_connect
     let sid = asking.await.unwrap().sid();
     shim.link(&sid);
     gone(shim.admin.parse().unwrap()).await;
+}
+
+/// `hide_existence` has told the client already that a mail is on its way. S§5.19.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_was_promised_is_sent_before_the_end_and_its_link_is_known_afterwards() {
+    let mailbox = Mailbox::start(Script::clear().first(Fault::hold(At::Dot))).await;
+    let door = Reserved::new(1).take();
+    let told = |_: &homeserver::Raw, told: Option<&Answer>| {
+        told.map_or_else(old, |told| homeserver::json("200 OK", &told.text()))
+    };
+    let caller = Caller::start(&door, as_synapse, told).await;
+    let address = mailbox.address();
+    let config = format!(
+        "[session]\nhide_existence = true\n[store]\nkind = \"file\"\n[email]\ntransport = \"smtp\"\nhost = \"{}\"\n\
+         port = {}\ntls = \"none\"\nfrom = \"noreply@example.org\"\n",
+        address.ip(),
+        address.port(),
+    );
+    let mut process = Process::start(&caller.address(), door, &config).serving().await;
+    let ask = async |process: &Process| process.client().request_token("register", "a@example.org", "s", 1).await.sid();
+    let sid = ask(&process).await;
+    let link = mailbox.wait_for_mail().await.link();
+    process.terminate();
+    gone(process.clients.parse().unwrap()).await;
+    let early = tokio::time::timeout(Duration::from_millis(1500), process.exited()).await;
+    assert!(early.is_err(), "the mail server has not taken the mail yet: {early:?}\n{}", process.log());
+    mailbox.release(1);
+    assert_eq!(soon("the end", process.exited()).await, Some(0), "{}", process.log());
+    let process = process.started_again().await;
+    assert_eq!((ask(&process).await, mailbox.messages().len()), (sid, 1), "that it was sent is known");
+    assert_eq!(process.client().click(&link).await.status, 200);
 }
 
 async fn gone(address: SocketAddr) {

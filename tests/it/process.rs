@@ -73,6 +73,11 @@ impl Process {
     /// SIGKILL, and once more from the start, with what is on the disk.
     pub async fn killed_and_started_again(mut self) -> Self {
         self.kill();
+        self.started_again().await
+    }
+
+    /// Once more from the start, when it has ended by itself.
+    pub async fn started_again(mut self) -> Self {
         self.log.lines.lock().unwrap().clear();
         self.child = spawn(&self.wrapper, &self.config_file(), &self.log);
         self.serving().await
@@ -168,18 +173,18 @@ impl Process {
 
     /// Its exit code, once it has ended by itself.
     pub async fn ended(mut self) -> (Option<i32>, String) {
-        let log = Arc::clone(&self.log);
-        let code = soon("the process ends", async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status.code();
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let code = soon("the process ends", self.exited()).await;
+        (code, self.log())
+    }
+
+    /// The same, for as long as it takes.
+    pub async fn exited(&mut self) -> Option<i32> {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
             }
-        })
-        .await;
-        let said = log.lines.lock().unwrap().join("\n");
-        (code, said)
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::{Answer, parse};
@@ -30,7 +31,28 @@ pub async fn call_and_stay(door: &str, method: &str, target: &str, content_type:
     exchange(door, "keep-alive", method, target, content_type, body).await
 }
 
+/// The same from one that hangs up when `then` has come, as a homeserver does whose patience is over.
+pub async fn call_and_hang_up(
+    door: &str,
+    target: &str,
+    content_type: &str,
+    body: &str,
+    then: impl Future<Output = ()>,
+) {
+    let _stream = asked(door, "close", "POST", target, content_type, body).await;
+    then.await;
+}
+
 async fn exchange(door: &str, connection: &str, method: &str, target: &str, content_type: &str, body: &str) -> Answer {
+    let mut stream = asked(door, connection, method, target, content_type, body).await;
+    let mut bytes = Vec::new();
+    // The door closes without TLS's goodbye, which is no matter after a whole answer.
+    stream.read_to_end(&mut bytes).await.ok();
+    parse(&bytes)
+}
+
+/// To a door with the certificate of [`authority`].
+pub async fn in_tls(stream: TcpStream) -> TlsStream<TcpStream> {
     static TLS: LazyLock<TlsConnector> = LazyLock::new(|| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&authority().ca).unwrap()).unwrap();
@@ -38,16 +60,23 @@ async fn exchange(door: &str, connection: &str, method: &str, target: &str, cont
         TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
     });
     let name = ServerName::try_from("localhost").unwrap();
-    let stream = TcpStream::connect(door).await.expect("the identity door takes connections");
-    let mut stream = TLS.connect(name, stream).await.expect("the identity door speaks TLS");
+    TLS.connect(name, stream).await.expect("the door speaks TLS")
+}
+
+async fn asked(
+    door: &str,
+    connection: &str,
+    method: &str,
+    target: &str,
+    content_type: &str,
+    body: &str,
+) -> TlsStream<TcpStream> {
+    let mut stream = in_tls(TcpStream::connect(door).await.expect("the identity door takes connections")).await;
     let kind = if content_type.is_empty() { String::new() } else { format!("Content-Type: {content_type}\r\n") };
     let length = if method == "GET" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let head = format!("{method} {target} HTTP/1.1\r\nHost: {door}\r\nConnection: {connection}\r\n{kind}{length}\r\n");
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-    let mut bytes = Vec::new();
-    // The door closes without TLS's goodbye, which is no matter after a whole answer.
-    stream.read_to_end(&mut bytes).await.ok();
-    parse(&bytes)
+    stream
 }
 
 pub async fn get_validated_3pid(door: &str, sid: &str, client_secret: &str) -> Answer {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::browser::chromium::open;
 use crate::client::{Answer, Client, PASSWORD, creds, request_token_path};
 use crate::gateway::{Does, Gateway};
-use crate::homeserver::{self, Homeserver, soon};
+use crate::homeserver::{self, Conversation, Homeserver, soon};
 use crate::legacy::{legacy, unique};
 use crate::mailbox::{At, Fault, Mailbox, Script};
 use crate::phones;
@@ -122,6 +122,30 @@ async fn every_step_of_a_flow_shows_and_nothing_of_whose_it_is() {
     let later = status(&shim).await;
     assert_eq!(sum(&later["last_hour"]["deliveries"]["delivered"]), 0, "an hour is over");
     assert!(Client::of(&shim.admin).get("/").await.text().contains("60 min ago"), "{later:#}");
+}
+
+/// DNS rebinding: a page of somebody else's reads what a name of his own shows.
+#[tokio::test]
+async fn by_a_name_of_somebody_elses_neither_page_nor_session_is_shown() {
+    let homeserver = Homeserver::answering(homeserver::json("200 OK", "{}")).await;
+    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), Wanted::default()).await;
+    let mut ran = 0;
+    for (target, by_ours, by_his) in [
+        ("/", 200, 421),
+        ("/status", 200, 421),
+        ("/sessions/shim_0123456789abcdef0123456789abcdef", 404, 421),
+        ("/sessions/", 404, 421),
+        ("/metrics", 200, 200),
+        ("/healthz", 200, 200),
+    ] {
+        for (host, expected) in [("localhost:9091", by_ours), ("evil.example.com", by_his)] {
+            let mut client = Conversation::with(shim.admin.parse().unwrap()).await;
+            client.write(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+            assert_eq!(client.answer(false).await.unwrap().status(), expected, "{target} by {host}");
+            ran += 1;
+        }
+    }
+    assert_eq!(ran, 12);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -200,9 +200,9 @@ impl Person {
         in_flight::announce(store, &key, &note, || NOW).await.unwrap();
         let together = self.noted.0.fetch_add(1, Ordering::SeqCst) + 1;
         self.noted.1.fetch_max(together, Ordering::SeqCst);
-        let claimed = in_flight::claim(store, &key, NOW).await.unwrap().expect("the note that was just put there");
+        let claimed = in_flight::claim(store, &key, 1, NOW).await.unwrap().expect("the note that was just put there");
         assert_eq!((claimed.purpose, &claimed.request_id), (purpose, &request_id));
-        assert!(in_flight::claim(store, &key, NOW).await.unwrap().is_none(), "a note is taken up once");
+        assert!(in_flight::claim(store, &key, 1, NOW).await.unwrap().is_none(), "a note is taken up once");
         let token = Token::from_random([n; 32]);
         let add = |session: &mut Session| {
             let asked = session.asked(1);
@@ -226,7 +226,7 @@ impl Person {
         }
         in_flight::decide(store, &key, &Verdict::Sent { sid: sid.clone() }, NOW).await.unwrap();
         self.noted.0.fetch_sub(1, Ordering::SeqCst);
-        let verdict = in_flight::conclude(store, &key, &request_id, NOW).await.unwrap();
+        let verdict = in_flight::conclude(store, &key, &request_id, || NOW).await.unwrap();
         assert_eq!(verdict, Some(Verdict::Sent { sid: sid.clone() }));
         sid
     }

@@ -15,6 +15,9 @@ use crate::wire::{Framing, Persistence};
 use super::answer::{Answer, Broken};
 use super::stalled::Stalled;
 
+/// What a client may send behind a request before that is answered; beyond, it is not heard.
+const BEHIND: usize = 64 * 1024;
+
 /// What is to be carried.
 pub(super) struct Request {
     /// The head as the homeserver is to see it, and what of the body came with it.
@@ -108,7 +111,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
         match self.poll_down(cx, scratch) {
             Poll::Ready(Err(end)) => return Poll::Ready(end),
             Poll::Ready(Ok(())) if self.deaf || self.is_sent() => {
-                let open = !self.deaf && self.gone.is_none();
+                // Who sends no more may have sent another request before.
+                let open = !self.deaf && (self.gone.is_none() || !self.behind.is_empty());
                 return Poll::Ready(End::Done(if open { self.request.persistence } else { Persistence::Close }));
             }
             // Its upload goes on, for as long as the homeserver takes it.
@@ -172,21 +176,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Exchange<'a, S> {
         Poll::Ready(Ok(()))
     }
 
-    /// The request is through: its client may send the next one, or nothing more.
+    /// The request is through: its client may send the next ones, and sends nothing more in the end.
     fn poll_behind(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
-        if self.gone.is_some() || !self.behind.is_empty() {
-            return Poll::Pending;
-        }
-        match ready!(poll_read(self.client, cx, &mut scratch.read)) {
-            Ok(0) => self.gone = Some(Box::pin(tokio::time::sleep(PATIENCE))),
-            Ok(came) => self.behind.extend_from_slice(scratch.read.get(..came).unwrap_or_default()),
-            // TLS that ends without a farewell is a FIN as well.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.gone = Some(Box::pin(tokio::time::sleep(PATIENCE)));
+        while self.gone.is_none() {
+            let room = BEHIND.saturating_sub(self.behind.len());
+            let Some(into) = scratch.read.get_mut(..room).filter(|into| !into.is_empty()) else { break };
+            match ready!(poll_read(self.client, cx, into)) {
+                Ok(0) => self.gone = Some(Box::pin(tokio::time::sleep(PATIENCE))),
+                Ok(came) => self.behind.extend_from_slice(into.get(..came).unwrap_or_default()),
+                // TLS that ends without a farewell is a FIN as well.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.gone = Some(Box::pin(tokio::time::sleep(PATIENCE)));
+                }
+                Err(_) => return Poll::Ready(Err(End::Cut)),
             }
-            Err(_) => return Poll::Ready(Err(End::Cut)),
         }
-        Poll::Ready(Ok(()))
+        Poll::Pending
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Result<(), End>> {
@@ -302,7 +307,7 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { read: vec![0; 64 * 1024], write: Vec::with_capacity(64 * 1024) }
+        Self { read: vec![0; BEHIND], write: Vec::with_capacity(64 * 1024) }
     }
 }
 

@@ -158,7 +158,7 @@ impl Exchange {
     /// What the homeserver did with the session is done, whether the store can be told at the moment or not: while it cannot,
     /// the session stays reserved.
     fn settle_later(self: Box<Self>, shown: Shown, mut told: Option<Told>) {
-        tokio::spawn(async move {
+        self.parts.detached.clone().spawn(async move {
             for _ in 0..SETTLE_TRIES {
                 tokio::time::sleep(SETTLE_AGAIN).await;
                 if self.settle(&shown, &mut told).await.is_ok() {

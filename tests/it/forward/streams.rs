@@ -225,6 +225,26 @@ async fn a_long_poll_is_cancelled_within_a_second_of_its_client_leaving() {
     assert!(left.elapsed() < Duration::from_millis(1500), "{:?}", left.elapsed());
 }
 
+/// S§5.23.
+#[tokio::test]
+async fn a_client_that_leaves_is_missed_though_more_came_behind_its_request() {
+    let mut ran = 0;
+    for (with, behind) in [("\r\n", ""), (GET, ""), ("", "\r\n"), ("", GET), (GET, "GET / HT")] {
+        let (homeserver, mut told) = silent().await;
+        let front = Front::before(&homeserver);
+        let mut client = front.connect().await;
+        client.write([GET, with].concat()).await;
+        homeserver.received(1).await;
+        client.write(behind).await;
+        drop(client);
+        let left = Instant::now();
+        soon("the homeserver's connection closes", told.recv()).await.unwrap();
+        assert!(left.elapsed() < Duration::from_millis(1500), "{with:?} {behind:?}: {:?}", left.elapsed());
+        ran += 1;
+    }
+    assert_eq!(ran, 5);
+}
+
 #[tokio::test]
 async fn a_long_poll_is_cancelled_at_once_when_its_client_resets() {
     let (homeserver, mut told) = silent().await;
@@ -314,6 +334,69 @@ async fn pipelined_requests_are_answered_in_order() {
     for expected in ["GET /1 HTTP/1.1", "POST /2 HTTP/1.1", "GET /3 HTTP/1.1"] {
         assert_eq!(client.answer(false).await.unwrap().content(), expected.as_bytes());
     }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_all_answered_to_a_client_that_sends_no_more() {
+    let (told, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (Arc::clone(&told), Arc::clone(&go));
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let (tell, wait) = (Arc::clone(&tell), Arc::clone(&wait));
+        async move {
+            while conversation.request().await.is_some() {
+                tell.notify_one();
+                wait.notified().await;
+                conversation.write(OK).await;
+            }
+        }
+    })
+    .await;
+    let front = Front::before(&homeserver);
+    let mut client = front.connect().await;
+    client.write(GET.repeat(3)).await;
+    client.finish().await;
+    for _ in 0..3 {
+        soon("the next request", told.notified()).await;
+        // Let it see that no more comes.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        go.notify_one();
+        assert_eq!(client.answer(false).await.unwrap().content(), b"ok");
+    }
+    client.gone().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_ahead_of_an_answer_is_bounded_and_none_of_it_lost() {
+    let (homeserver, go) = {
+        let go = Arc::new(Notify::new());
+        let wait = Arc::clone(&go);
+        let homeserver = Homeserver::scripted(move |mut conversation| {
+            let wait = Arc::clone(&wait);
+            async move {
+                conversation.request().await;
+                wait.notified().await;
+                conversation.write(OK).await;
+                while conversation.request().await.is_some() {
+                    conversation.write(OK).await;
+                }
+            }
+        })
+        .await;
+        (homeserver, go)
+    };
+    let front = Front::before(&homeserver);
+    let mut client = front.connect().await;
+    client.write(GET).await;
+    homeserver.received(1).await;
+    let upload = format!("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{}", 200_000, "x".repeat(200_000));
+    client.write(upload).await;
+    go.notify_one();
+    for _ in 0..2 {
+        assert_eq!(client.answer(false).await.unwrap().content(), b"ok");
+    }
+    assert_eq!(homeserver.requests()[1].body().len(), 200_000);
 }
 
 #[tokio::test]

@@ -1,8 +1,16 @@
 //! One connection, by turns carried as bytes and read by hyper.
 
-use crate::homeserver::{Homeserver, Raw, soon};
+use socket2::SockRef;
+use threepid_shim::config::TlsFiles;
+use threepid_shim::serve::{Listener, Tls};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
-use super::Front;
+use crate::homeserver::{Homeserver, Raw, soon};
+use crate::secure::in_tls;
+use crate::shim::authority;
+
+use super::{Front, Mode};
 
 /// Order among different names and a missing space are kept by bytes only.
 const BYTES: &str =
@@ -85,4 +93,38 @@ async fn a_bad_chunk_is_refused_and_its_request_cut() {
     assert_eq!((refused.status(), refused.json()["errcode"].as_str()), (400, Some("M_UNKNOWN")));
     soon("the end", client.gone()).await;
     assert!(homeserver.requests().iter().all(|request| !request.0.ends_with(b"0\r\n\r\n")), "no end is invented");
+}
+
+/// TLS takes more of hyper than the socket has room for.
+#[tokio::test]
+async fn the_end_of_an_answer_by_hyper_reaches_a_client_of_tls_that_reads_slowly() {
+    let long = "x".repeat(50_000);
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{long}", long.len());
+    let homeserver = Homeserver::answering(answer.clone()).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // The sockets that it accepts have it as well.
+    SockRef::from(&listener).set_send_buffer_size(4096).unwrap();
+    let files = TlsFiles { certificate: authority().leaf.clone(), private_key: authority().key.clone() };
+    let (listeners, tls) = (vec![Listener::from_std(listener).unwrap()], Tls::new(Tls::read(&files).unwrap()));
+    let front = Front::on(listeners, Some(tls), &homeserver.config(), Mode::Forward);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = in_tls(socket.connect(front.address).await.unwrap()).await;
+    for _ in 0..2 {
+        client.write_all(HYPER.as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        soon("all of the answer", async {
+            while read.len() < answer.len() {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                let mut piece = [0; 1000];
+                let came = client.read(&mut piece).await.unwrap();
+                assert!(came > 0, "closed after {} bytes", read.len());
+                read.extend_from_slice(&piece[..came]);
+            }
+        })
+        .await;
+        assert!(read == answer.as_bytes());
+    }
 }

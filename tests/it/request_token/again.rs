@@ -1,13 +1,16 @@
 //! requestToken a second time: when the same sid is answered, and when a mail goes out again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{asked, registered};
 use crate::client::{creds, request_token_path};
-use crate::homeserver::soon;
+use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{VERSIONS, legacy, unique};
 use crate::mailbox::{At, Fault, Mailbox, Script};
-use crate::shim::{ROOMY, Shim, Wanted};
+use crate::secure::{API, as_synapse, call, call_and_hang_up};
+use crate::shim::{ROOMY, Reserved, Shim, Wanted};
 
 async fn shim_with(version: &'static str, mailbox: &Mailbox) -> Shim {
     legacy(version).shim(Wanted::config(ROOMY).mailing_to(mailbox.address())).await
@@ -138,4 +141,50 @@ async fn a_reset_asked_for_again_after_it_was_confirmed_begins_anew() {
     sids.dedup();
     assert_eq!(sids.len(), 3);
     client.reset_password("another password", creds(&sids[1], &secret)).await.ok();
+}
+
+/// A homeserver's patience ends after a minute, and it may be restarted at any time. S§4.8, S§5.8.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_homeserver_that_hangs_up_while_a_mail_is_sent_has_it_sent_once_and_told() {
+    let mailbox = Arc::new(Mailbox::start(Script::clear().always(Fault::hold(At::Dot))).await);
+    let door = Reserved::new(1).take();
+    let name = format!("localhost:{}", door.local_addr().unwrap().port());
+    let (mails, calls) = (Arc::clone(&mailbox), Arc::<AtomicUsize>::default());
+    let homeserver = Homeserver::scripted(move |mut conversation| {
+        let (name, mails, calls) = (name.clone(), Arc::clone(&mails), Arc::clone(&calls));
+        async move {
+            while let Some(request) = conversation.request().await {
+                if !request.line().contains("/requestToken") {
+                    conversation.write(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
+                    continue;
+                }
+                let ((kind, body), target) = (as_synapse(&request.json()), format!("{API}validate/email/requestToken"));
+                if calls.fetch_add(1, Ordering::SeqCst) == 0 {
+                    call_and_hang_up(&name, &target, kind, &body, mails.wait_for_command("DATA")).await;
+                    conversation.write(homeserver::json("500 X", r#"{"errcode":"M_UNKNOWN"}"#)).await;
+                } else {
+                    let told = call(&name, "POST", &target, kind, &body).await;
+                    conversation.write(homeserver::json(&format!("{} X", told.status), &told.text())).await;
+                }
+            }
+        }
+    })
+    .await;
+    let wanted = Wanted::config(ROOMY).mailing_to(mailbox.address());
+    let shim = Shim::before(&homeserver.address.to_string(), door, wanted).await;
+    let ask = || {
+        let client = shim.client();
+        tokio::spawn(async move { client.request_token("register", "a@example.org", "secret", 1).await.sid() })
+    };
+    let mut first = ask();
+    mailbox.wait_for_command("DATA").await;
+    // hyper takes a caller that hung up for gone after 0.9 s.
+    let early = tokio::time::timeout(Duration::from_millis(1500), &mut first).await;
+    assert!(early.is_err(), "nobody knows yet what becomes of the mail: {early:?}");
+    let again = ask();
+    mailbox.release(2);
+    let sid = soon("the first answer", first).await.unwrap();
+    assert_eq!(soon("the second answer", again).await.unwrap(), sid);
+    assert_eq!((mailbox.messages().len(), mailbox.connections()), (1, 1));
+    assert_eq!(shim.client().click(&mailbox.wait_for_mail().await.link()).await.status, 200);
 }

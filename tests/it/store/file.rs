@@ -119,7 +119,7 @@ async fn a_request_on_its_way_when_the_shim_was_killed_keeps_nobody_waiting_when
     drop(store);
     let store = open(folder.path());
     soon("the second request", in_flight::announce(&store, &key, &note(2), || NOW)).await.unwrap();
-    assert_eq!(in_flight::claim(&store, &key, NOW).await.unwrap().unwrap().request_id, note(2).request_id);
+    assert_eq!(in_flight::claim(&store, &key, 1, NOW).await.unwrap().unwrap().request_id, note(2).request_id);
     store.expire(at(60));
     assert_eq!(read(&store, &Key::foreign_sid("kept"), at(60)).await.as_deref(), Some("kept.example"));
 }

@@ -51,11 +51,11 @@ async fn a_note_is_waited_for_while_its_process_lives_and_no_longer() {
             taken = soon("a dead one's note is taken", in_flight::announce(&other, &left, &another, || NOW)) => taken.unwrap(),
         }
         assert!(began.elapsed() > BEAT * 3, "dead after {:?}", began.elapsed());
-        let claimed = in_flight::claim(&other, &left, NOW).await.unwrap().unwrap();
+        let claimed = in_flight::claim(&other, &left, 1, NOW).await.unwrap().unwrap();
         assert_eq!(claimed.request_id, another.request_id);
         let still = tokio::time::timeout(BEAT * 2, &mut waiting).await;
         assert!(still.is_err(), "a living one's note was taken");
-        in_flight::conclude(&living, &kept, &of_the_living.request_id, NOW).await.unwrap();
+        in_flight::conclude(&living, &kept, &of_the_living.request_id, || NOW).await.unwrap();
         soon("the living one is done", waiting).await.unwrap();
         beats.abort();
     }
