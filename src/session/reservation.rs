@@ -98,7 +98,8 @@ impl Session {
         {
             return Reserved::Refused;
         }
-        if self.reservation.as_ref().is_some_and(|held| now < held.until) {
+        // Its own: the store was slow to say that it is there.
+        if self.reservation.as_ref().is_some_and(|held| held.holder != *holder && now < held.until) {
             return Reserved::Wait;
         }
         let (holder, until) = (holder.clone(), now.after(RESERVATION));
@@ -299,6 +300,7 @@ mod tests {
         let mut session = validated();
         assert_eq!(reserve(&mut session, 1, "u", 20), Reserved::Granted);
         assert_eq!(reserve(&mut session, 2, "u", 21), Reserved::Wait);
+        assert_eq!(reserve(&mut session, 1, "u", 21), Reserved::Granted, "nobody waits for itself");
         session.settle(&id(2), Settled::Consumed(Owner::uia_session("u")), at(22));
         assert_eq!(reserve(&mut session, 2, "u", 22), Reserved::Wait, "only its holder ends a reservation");
         session.settle(&id(1), Settled::Released, at(23));

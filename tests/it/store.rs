@@ -2,6 +2,7 @@
 
 mod cluster;
 mod file;
+mod lost;
 mod pulse;
 mod redis;
 mod rounds;
