@@ -11,7 +11,7 @@ use threepid_shim::session::Session;
 use threepid_shim::store::{ForeignSid, Key, Store, UiaStage};
 use threepid_shim::telemetry::RequestId;
 
-use super::{NOW, Person, at, open, put, read, write};
+use super::{Change, NOW, Person, at, open, put, read, write};
 use crate::homeserver::soon;
 use crate::redis::Redis;
 
@@ -35,29 +35,66 @@ async fn a_server_with_tls_and_a_password_is_used_with_both_and_not_without() {
     assert!(without(&|config| config.ca_file = None).get(&key, NOW).await.is_err(), "its CA is none of the system's");
 }
 
+/// TLS, its password, and the sentinels' own.
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinel_and_cluster_are_used_with_tls_and_their_passwords_and_not_without() {
+    for (redis, has_sentinels) in [(Redis::secured_sentinel().await, true), (Redis::secured_cluster().await, false)] {
+        let good = store(&redis);
+        let keys: Vec<_> = (0..12).map(|n| Key::foreign_sid(&n.to_string())).collect();
+        for key in &keys {
+            write(&good, key, put("a", 900)).await;
+            assert_eq!(read(&store(&redis), key, NOW).await.as_deref(), Some("a"));
+            write(&good, key, Change::Remove).await;
+        }
+        Person::new(&good).ask(Purpose::Register, 1).await;
+        let limit = Limit::new("test", &good);
+        let rate = Rate { count: 1, per: Duration::from_secs(60) };
+        limit.take("a", rate, NOW).await.unwrap();
+        assert!(matches!(limit.take("a", rate, NOW).await, Err(Limited::For(_))));
+        let refused = async |change: &dyn Fn(&mut config::Redis)| {
+            let mut config = redis.config.clone();
+            change(&mut config);
+            open(&config::Store::Redis(config)).get(&keys[0], NOW).await.is_err()
+        };
+        assert!(refused(&|config| config.password = None).await);
+        assert!(refused(&|config| config.ca_file = None).await, "its CA is none of the system's");
+        assert_eq!(refused(&|config| config.sentinel_password = None).await, has_sentinels);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_key_ends_with_its_record_and_none_is_kept_for_ever() {
     let redis = Redis::single().await;
     let store = store(&redis);
-    Person::new(&store).ask(Purpose::Register, 1).await;
+    let person = Person::new(&store);
+    person.clone().ask(Purpose::Register, 1).await;
     write(&store, &Key::foreign_sid("17"), put("a", 900)).await;
     let limit = Limit::new("test", &store);
     limit.take("a", Rate { count: 2, per: Duration::from_secs(60) }, NOW).await.unwrap();
+    let note = Note::new(RequestId::from_random([7; 8]), Purpose::Password, 1, None, None, NOW);
+    let key = in_flight::key(&Person::new(&store).threepid, &person.client_secret);
+    in_flight::announce(&store, &key, &note, || NOW).await.unwrap();
+    in_flight::claim(&store, &key, NOW).await.unwrap().unwrap();
     let server = &redis.servers[0];
-    let said = server.say(&["KEYS", "*"]);
-    let keys: Vec<_> = said.lines().filter(|line| line.starts_with("threepid-shim:")).collect();
-    assert_eq!(keys.len(), 4, "{keys:?}");
+    let keys = server.keys();
+    assert_eq!(keys.len(), 6, "{keys:?}");
+    let mut notes = Vec::new();
     for key in keys {
-        let millis: i64 = server.say(&["PTTL", key]).lines().next().unwrap()[1..].parse().unwrap();
-        let most = if key.contains("foreign") {
-            900_000
-        } else if key.contains("limit") {
-            30_000
-        } else {
-            90_000_000
+        let millis = server.number(&["PTTL", &key]);
+        let most = match key.split(':').nth(1).unwrap() {
+            "foreign" => 900_000,
+            "limit" => 30_000,
+            "note" if server.record(&key["threepid-shim:".len()..]).is_none() => 5_000,
+            "note" => 120_000,
+            _ => 90_000_000,
         };
-        assert!((most - 20_000..=most).contains(&millis), "{key} ends in {millis} ms");
+        if key.contains(":note:") {
+            notes.push(most);
+        }
+        assert!((1.max(most - 20_000)..=most).contains(&millis), "{key} ends in {millis} ms");
     }
+    notes.sort_unstable();
+    assert_eq!(notes, [5_000, 120_000], "one that is gone, and one that was changed in its place");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,11 +246,24 @@ async fn a_replica_that_takes_over_is_found_and_a_server_that_comes_back_is_used
     assert!(store.get(&key, NOW).await.is_err());
     assert!(began.elapsed() < Duration::from_secs(2));
     soon("the replica takes over", async {
-        while store.update(&key, NOW, |_| (put("after", 900), ())).await.is_err() {
+        while store.get(&key, NOW).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await;
+    assert_eq!(read(&store, &key, NOW).await.as_deref(), Some("before"), "what the master had passed on is kept");
+    // The replica has answered before it was the master.
+    let rename = |current: Option<ForeignSid>| (put("after", 900), current.map(|record| record.id_server));
+    let seen = soon("it can be changed", async {
+        loop {
+            if let Ok(seen) = store.update(&key, NOW, rename).await {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(seen.as_deref(), Some("before"));
     assert_eq!(read(&store, &key, NOW).await.as_deref(), Some("after"));
 }
 
