@@ -8,7 +8,7 @@ use threepid_shim::in_flight::{self, Note};
 use threepid_shim::limit::{Limit, Limited};
 use threepid_shim::matrix::{ClientSecret, Purpose, Sid};
 use threepid_shim::session::Session;
-use threepid_shim::store::{ForeignSid, Key, Store, UiaStage};
+use threepid_shim::store::{ForeignSid, Key, Store};
 use threepid_shim::telemetry::RequestId;
 
 use super::{Change, NOW, Person, at, open, put, read, write};
@@ -194,38 +194,6 @@ async fn how_many_commands_each_operation_is() {
         identity.mark(&Key::session(&sid), NOW, &edits, Session::kept_until).await.unwrap().unwrap();
     assert!(edited && told.tell(&secret, NOW).is_none());
     assert_eq!(since(), 1, "getValidated3pid");
-}
-
-/// What shims of another version have put there: fields that this one does not know, and none that came later.
-#[tokio::test(flavor = "multi_thread")]
-async fn records_of_an_older_and_a_newer_shim_are_read() {
-    let redis = Redis::single().await;
-    let store = store(&redis);
-    let text = include_str!("records-1.json");
-    let records: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
-    let sid = Sid::from_random([1; 16]);
-    let names = [
-        ("session", format!("session:{}", sid.as_str())),
-        ("uia", "uia:".to_owned() + threepid_shim::matrix::Digest::of(b"u").as_hex()),
-        ("foreign", "foreign:".to_owned() + threepid_shim::matrix::Digest::of(b"17").as_hex()),
-    ];
-    assert_eq!(records.len(), names.len());
-    for newer in [false, true] {
-        for (kind, name) in &names {
-            let mut record = records[*kind].clone();
-            if newer {
-                record.as_object_mut().unwrap().insert("of_a_later_version".into(), serde_json::json!({ "a": [1] }));
-            }
-            let kept = format!("{} f00.1 {record}", at(900).as_millis());
-            redis.servers[0].say(&["SET", &format!("threepid-shim:{name}"), &kept, "PX", "900000"]);
-        }
-        let session = store.get(&Key::session(&sid), NOW).await.unwrap().unwrap();
-        assert_eq!((session.purpose, session.threepid.address.expose()), (Purpose::Register, "alice@example.org"));
-        let stage: UiaStage = store.get(&Key::uia_session("u"), NOW).await.unwrap().unwrap();
-        assert_eq!(stage.purpose, Purpose::Register);
-        let foreign: ForeignSid = store.get(&Key::foreign_sid("17"), NOW).await.unwrap().unwrap();
-        assert_eq!(foreign.id_server, "vector.im");
-    }
 }
 
 /// S§5.11.
