@@ -6,6 +6,7 @@ mod lost;
 mod pulse;
 mod redis;
 mod rounds;
+mod steps;
 mod versions;
 
 use std::collections::HashMap;
