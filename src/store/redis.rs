@@ -3,8 +3,11 @@
 //! A record is one string, `<until> <write> <json>`: the time it ends by the shim's clock (milliseconds), a name for this very
 //! write, the record. Its key ends with it, by Redis' own clock. A change is one script that writes if the string is still
 //! what the decision saw. Since no two writes have the same name, one whose answer was lost can be sent again and finds
-//! itself. Whoever reads a record takes the fields it knows and has a value for those that are missing, and whoever changes
-//! one leaves the others in it, so that two versions of the shim can share one Redis.
+//! itself, or decides once more if somebody else has written since. One that removes a record leaves `0 <write> <what was there>`
+//! for some seconds, to find itself by; it is no record to anybody. Limits have no names: a lost answer may count one of them twice.
+//!
+//! Whoever reads a record takes the fields it knows and has a value for those that are missing, and whoever changes one leaves
+//! the others in it, so that two versions of the shim can share one Redis.
 //!
 //! No operation touches two keys, so that Cluster needs no hash tags.
 //!
@@ -29,30 +32,35 @@ pub(super) use link::LinkError;
 
 const PREFIX: &str = "threepid-shim:";
 
-/// ARGV: what was seen ("" for nothing), what is to be there ("" for nothing), for how many milliseconds.
+/// ARGV: what was seen ("" for nothing), what is to be there, for how many milliseconds.
 const SWAP: &str = "
 local current = redis.call('GET', KEYS[1]) or ''
-if current ~= '' and current == ARGV[2] then return {1, ''} end
+if current == ARGV[2] then return {1, ''} end
+if string.sub(current, 1, 2) == '0 ' then current = '' end
 if current ~= ARGV[1] then return {0, current} end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {1, ''}";
 
-/// ARGV: now, the name of this write, then for each edit: how many texts must be there, those, the text that is replaced,
-/// and by what ("" removes the record). Returns whether an edit was made, and what is there then, or was until it was removed.
+/// ARGV: now, the name of this write, for how many milliseconds it is remembered if it removes the record, then for each edit:
+/// how many texts must be there, those, the text that is replaced, and by what ("" removes the record). Returns whether an edit
+/// was made, and what is there then, or was until it was removed.
 const MARK: &str = "
 local current = redis.call('GET', KEYS[1])
 if not current then return {0, ''} end
 local till, write, json = string.match(current, '^(%d+) (%S+) (.*)$')
+if write == ARGV[2] then return {1, till == '0' and json or current} end
 if not till or tonumber(till) <= tonumber(ARGV[1]) then return {0, ''} end
-if write == ARGV[2] then return {1, current} end
-local at = 3
+local at = 4
 while at <= #ARGV do
   local texts, fits = tonumber(ARGV[at]), true
   for n = at + 1, at + texts do fits = fits and string.find(json, ARGV[n], 1, true) end
   local from, to = ARGV[at + texts + 1], ARGV[at + texts + 2]
   local first, last = string.find(json, from, 1, true)
   if fits and first then
-    if to == '' then redis.call('DEL', KEYS[1]) return {1, current} end
+    if to == '' then
+      redis.call('SET', KEYS[1], '0 ' .. ARGV[2] .. ' ' .. current, 'PX', ARGV[3])
+      return {1, current}
+    end
     current = till .. ' ' .. ARGV[2] .. ' ' .. string.sub(json, 1, first - 1) .. to .. string.sub(json, last + 1)
     redis.call('SET', KEYS[1], current, 'KEEPTTL')
     return {1, current}
@@ -95,6 +103,9 @@ pub(super) struct Redis {
     seen: DashMap<String, Vec<u8>>,
 }
 
+/// How long a removal is remembered: longer than it is tried.
+const REMOVED: Duration = Duration::from_secs(5);
+
 /// Records of which it is remembered what they were: those of the requests on their way.
 const MOST_SEEN: usize = 10_000;
 
@@ -108,8 +119,8 @@ impl Redis {
 
     /// What is there, whether its time is over or not: what a change has to find there still.
     pub(super) async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let found = self.link.ask(&Cmd::get(format!("{PREFIX}{key}"))).await?;
-        Ok(self.remember(key, found))
+        let found: Option<Vec<u8>> = self.link.ask(&Cmd::get(format!("{PREFIX}{key}"))).await?;
+        Ok(self.remember(key, found.filter(|kept| !was_removed(kept))))
     }
 
     /// What is there as far as this process knows.
@@ -142,13 +153,13 @@ impl Redis {
                 let head = format!("{} {} ", until.as_millis(), self.write());
                 ([head.as_bytes(), record.as_slice()].concat(), now.until(*until))
             }
-            Change::Keep | Change::Remove => (Vec::new(), Duration::ZERO),
+            Change::Keep | Change::Remove => (format!("0 {} ", self.write()).into_bytes(), REMOVED),
         };
         let mut call = script(SWAP, key);
         call.arg(seen.unwrap_or_default()).arg(&kept).arg(millis(span).max(1));
         let (done, current): (u8, Vec<u8>) = self.link.ask(&call).await?;
         let done = done == 1;
-        let current = self.remember(key, some(if done { kept } else { current }));
+        let current = self.remember(key, some(if done { kept } else { current }).filter(|kept| !was_removed(kept)));
         Ok(if done { Swapped::Done } else { Swapped::Other(current) })
     }
 
@@ -161,7 +172,7 @@ impl Redis {
     ) -> Result<(bool, Option<Vec<u8>>), StoreError> {
         let mut call = script(MARK, key);
         let write = self.write();
-        call.arg(now.as_millis()).arg(&write);
+        call.arg(now.as_millis()).arg(&write).arg(millis(REMOVED));
         for Edit { when, from, effect } in edits {
             let to = match effect {
                 Effect::Replace(to) => to.as_str(),
@@ -221,6 +232,11 @@ pub(super) fn live(kept: &[u8], now: Timestamp) -> Option<&[u8]> {
 /// The name of the write that put it there.
 fn name_of(kept: &[u8]) -> Option<&[u8]> {
     kept.splitn(3, |byte| *byte == b' ').nth(1)
+}
+
+/// Whether it is what is left of a record that was removed.
+fn was_removed(kept: &[u8]) -> bool {
+    kept.starts_with(b"0 ")
 }
 
 fn some(bytes: Vec<u8>) -> Option<Vec<u8>> {

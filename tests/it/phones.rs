@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::client::{Answer, Client, creds};
 use crate::gateway::{Does, Gateway};
 use crate::legacy::{EVERY_VERSION, legacy, unique};
+use crate::process::Process;
+use crate::redis::Redis;
 use crate::shim::{Shim, Wanted};
 use crate::table::{MSC2263, WORKS, cell};
 
@@ -171,6 +173,43 @@ async fn a_code_lives_ten_minutes_and_dies_after_five_wrong_tries() {
     let other = submit(&client, &again, "another", &second).await;
     assert_eq!(unknown.verdict(), (400, "M_NO_VALID_SESSION".into()));
     assert_eq!((unknown.status, unknown.body), (other.status, other.body), "an unknown sid and a wrong secret are one");
+}
+
+/// S§4.5.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_tries_at_two_shims_with_one_redis_are_counted_together() {
+    let (redis, gateway) = (Redis::single().await, gateway().await);
+    let config = wanted(&gateway, &redis.servers[0].table());
+    let [here, there] = [legacy("1.3.1").shim(config.clone()).await, legacy("1.3.1").shim(config).await];
+    let (number, secret) = (number(), unique("secret"));
+    let sid = asked(&here, &secret, 1, &number).await;
+    let code = code(&gateway);
+    for shim in [&here, &there, &here, &there, &here] {
+        let refused = submit(&shim.client(), &sid, &secret, &wrong(&code)).await;
+        assert_eq!(refused.verdict(), (400, "M_TOKEN_INCORRECT".into()));
+    }
+    let dead = submit(&there.client(), &sid, &secret, &code).await;
+    assert_eq!(dead.verdict(), (400, "M_SESSION_EXPIRED".into()), "the fifth was the last, wherever it was");
+}
+
+/// S§4.5.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_tries_before_a_restart_count_after_it() {
+    let (synapse, gateway) = (legacy("1.3.1"), gateway().await);
+    let config = wanted(&gateway, "[store]\nkind = \"file\"\n").config;
+    let mut shim = Process::start(&synapse.address, synapse.door(), &config).serving().await;
+    let (number, secret) = (number(), unique("secret"));
+    let sid = request(&shim.client(), "register", &number, &secret, 1).await.sid();
+    let code = code(&gateway);
+    for tries in [3, 2] {
+        for _ in 0..tries {
+            let refused = submit(&shim.client(), &sid, &secret, &wrong(&code)).await;
+            assert_eq!(refused.verdict(), (400, "M_TOKEN_INCORRECT".into()));
+        }
+        shim = shim.killed_and_started_again().await;
+    }
+    let dead = submit(&shim.client(), &sid, &secret, &code).await;
+    assert_eq!(dead.verdict(), (400, "M_SESSION_EXPIRED".into()));
 }
 
 /// S§4.6, S§4.37.

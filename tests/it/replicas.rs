@@ -1,7 +1,9 @@
-//! Stores that outlive a process, from end to end: killed and started again, several shims with one Redis, and Redis gone.
+//! Stores that outlive a process, from end to end: killed and started again, several shims with one Redis.
+
+mod gone;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use threepid_shim::config;
@@ -10,11 +12,11 @@ use threepid_shim::store::{BEAT, Fresh, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 use tokio::sync::Notify;
 
-use crate::client::{Client, PASSWORD, creds};
+use crate::client::{PASSWORD, creds};
 use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{Legacy, legacy, unique};
 use crate::process::Process;
-use crate::redis::{Redis, Server};
+use crate::redis::Redis;
 use crate::shim::{ROOMY, Reserved, Shim, Wanted, link_of};
 
 const FILE: &str = "[store]\nkind = \"file\"\n";
@@ -102,91 +104,6 @@ async fn two_shims_that_complete_with_one_session_at_once_make_one_account() {
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 400], "{} {}", both.0.text(), both.1.text());
     }
-}
-
-/// What every request that needs the store is answered while there is none.
-async fn refused(what: &str, client: &Client) {
-    let (sid, token) = ("shim_00112233445566778899aabbccddeeff", "00112233445566778899aabbccddeeff".repeat(2));
-    let page = format!(
-        "/_matrix/client/unstable/threepid_shim/register/email/submit_token?sid={sid}&client_secret=s3cr3t&token={token}"
-    );
-    for name in ["requestToken", "completion", "page"] {
-        let began = Instant::now();
-        let answer = match name {
-            "requestToken" => client.request_token("register", "a@example.org", "s3cr3t", 1).await,
-            "completion" => client.register("name", creds(sid, "s3cr3t")).await,
-            _ => client.get(&page).await,
-        };
-        let took = began.elapsed();
-        assert_eq!(answer.status, 503, "{what}: {name}: {}", answer.text());
-        assert!(answer.header("retry-after").is_some(), "{what}: {name}");
-        assert!(took < Duration::from_secs(2), "{what}: {name} took {took:?}");
-        assert!(name == "page" || answer.errcode() == "M_UNKNOWN", "{what}: {name}");
-    }
-}
-
-/// S§5.10.
-#[tokio::test(flavor = "multi_thread")]
-async fn while_redis_is_gone_ordinary_traffic_goes_on_and_nothing_is_verified_and_it_heals_by_itself() {
-    let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
-    let mut server = Server::start(&[]).await;
-    let wanted = Wanted::config(&format!("{}{ROOMY}", server.table()));
-    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted).await;
-    let (client, admin) = (shim.client(), Client::of(&shim.admin));
-    let works = async || client.request_token("register", "a@example.org", "s3cr3t", 1).await.status == 200;
-    let ordinary = async |what: &str| {
-        let began = Instant::now();
-        assert_eq!(client.get("/_matrix/client/r0/sync").await.status, 200, "{what}");
-        assert!(began.elapsed() < Duration::from_millis(300), "{what}");
-        let ready = admin.get("/readyz").await;
-        assert_eq!(ready.status, 200, "{what}");
-        ready.text()
-    };
-    assert!(works().await);
-    assert_eq!(ordinary("there").await, "ready\n");
-    for what in ["killed", "partitioned", "full"] {
-        match what {
-            "killed" => server.kill(),
-            "partitioned" => server.signal("-STOP"),
-            _ => drop(server.say(&["CONFIG", "SET", "maxmemory", "1"])),
-        }
-        if what == "full" {
-            // What is there can still be read.
-            let answer = client.request_token("register", "a@example.org", "s3cr3t", 1).await;
-            assert_eq!(answer.verdict(), (503, "M_UNKNOWN".into()), "{what}");
-        } else {
-            refused(what, &client).await;
-        }
-        let ready = ordinary(what).await;
-        if what != "full" {
-            assert!(ready.contains("sessions cannot be kept"), "{what}: {ready}");
-        }
-        match what {
-            "killed" => server.start_again().await,
-            "partitioned" => server.signal("-CONT"),
-            _ => drop(server.say(&["CONFIG", "SET", "maxmemory", "0"])),
-        }
-        let began = Instant::now();
-        soon("it heals", async { while !works().await {} }).await;
-        assert!(began.elapsed() < Duration::from_secs(2), "{what}: healed after {:?}", began.elapsed());
-        assert_eq!(ordinary(what).await, "ready\n");
-    }
-    let metrics = admin.get("/metrics").await.text();
-    assert!(!metrics.contains("store_errors_total{operation=\"limit\"} 0"), "{metrics}");
-}
-
-/// S§5.10.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shim_starts_without_redis_and_finds_it_later() {
-    let homeserver = Homeserver::answering(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
-    let mut server = Server::start(&[]).await;
-    server.kill();
-    let wanted = Wanted::config(&format!("{}{ROOMY}", server.table()));
-    let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted).await;
-    refused("not there yet", &shim.client()).await;
-    server.start_again().await;
-    let ask = async || shim.client().request_token("register", "a@example.org", "s3cr3t", 1).await.status;
-    soon("it is found", async { while ask().await != 200 {} }).await;
 }
 
 /// An old homeserver completes any endpoint within a UIA session once a stage of it is completed: a password reset on its

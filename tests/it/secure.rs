@@ -124,7 +124,8 @@ impl Caller {
                     let mut answered = None;
                     if request.line().contains("/requestToken") {
                         let (kind, body) = write(&request.json());
-                        let target = format!("{API}validate/email/requestToken");
+                        let medium = if request.line().contains("/msisdn/") { "msisdn" } else { "email" };
+                        let target = format!("{API}validate/{medium}/requestToken");
                         answered = Some(call(&name, "POST", &target, kind, &body).await);
                         keep.lock().unwrap().extend(answered.clone());
                     }

@@ -2,9 +2,12 @@
 
 mod cluster;
 mod file;
+mod lost;
 mod pulse;
 mod redis;
 mod rounds;
+mod steps;
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,12 +32,19 @@ const PURPOSES: [Purpose; 3] = [Purpose::Register, Purpose::Password, Purpose::A
 pub struct Kept {
     pub kind: &'static str,
     pub store: Arc<Store>,
+    /// Of those that race half are another process, which knows only what Redis tells it; where there can be but one, they are
+    /// of the same.
+    pub racing: [Arc<Store>; 2],
     _needs: Box<dyn std::any::Any + Send + Sync>,
 }
 
 /// One of each kind.
 async fn each() -> Vec<Kept> {
-    let kept = |kind, config, needs| Kept { kind, store: Arc::new(open(&config)), _needs: needs };
+    let kept = |kind, config, needs| {
+        let store = Arc::new(open(&config));
+        let other = if store.is_shared() { Arc::new(open(&config)) } else { Arc::clone(&store) };
+        Kept { kind, racing: [Arc::clone(&store), other], store, _needs: needs }
+    };
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("sessions");
     let mut all = vec![
@@ -144,7 +154,7 @@ async fn a_decision_sees_the_live_record_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_updates_at_once_none_is_lost() {
-    for Kept { kind, store, .. } in each().await {
+    for Kept { kind, store, racing, .. } in each().await {
         let (key, calls) = (Arc::new(Key::foreign_sid(&unique("17-"))), Arc::new(AtomicUsize::new(0)));
         let longer = |store: Arc<Store>, key: Arc<Key<ForeignSid>>, calls: Arc<AtomicUsize>| async move {
             for _ in 0..50 {
@@ -155,7 +165,8 @@ async fn of_many_updates_at_once_none_is_lost() {
                 store.update(&key, NOW, longer).await.unwrap();
             }
         };
-        let tasks = (0..TASKS).map(|_| tokio::spawn(longer(Arc::clone(&store), Arc::clone(&key), Arc::clone(&calls))));
+        let tasks =
+            (0..TASKS).map(|n| tokio::spawn(longer(Arc::clone(&racing[n % 2]), Arc::clone(&key), Arc::clone(&calls))));
         for task in tasks.collect::<Vec<_>>() {
             task.await.unwrap();
         }
@@ -234,11 +245,14 @@ impl Person {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_tasks_that_ask_for_three_purposes_at_once_get_one_session_and_one_mail_for_each() {
-    for Kept { kind, store, .. } in each().await {
+    for Kept { kind, store, racing, .. } in each().await {
         let person = Person::new(&store);
         let asked = PURPOSES.into_iter().flat_map(|purpose| (0..TASKS).map(move |n| (purpose, n)));
         let tasks: Vec<_> = asked
-            .map(|(purpose, n)| (purpose, tokio::spawn(person.clone().ask(purpose, u8::try_from(n).unwrap()))))
+            .map(|(purpose, n)| {
+                let person = Person { store: Arc::clone(&racing[n % 2]), ..person.clone() };
+                (purpose, tokio::spawn(person.ask(purpose, u8::try_from(n).unwrap())))
+            })
             .collect();
         let mut sids: HashMap<Purpose, Vec<Sid>> = HashMap::new();
         for (purpose, task) in tasks {
@@ -258,7 +272,7 @@ async fn eight_tasks_that_ask_for_three_purposes_at_once_get_one_session_and_one
 /// With `hide_existence` two identical requests get their sids before either has its note.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_without_a_note_that_begin_a_session_at_once_get_the_same_one() {
-    for Kept { kind, store, .. } in each().await {
+    for Kept { kind, store, racing, .. } in each().await {
         for _ in 0..10 {
             let person = Person::new(&store);
             let begin = |person: Person, n: u8| async move {
@@ -271,7 +285,8 @@ async fn requests_without_a_note_that_begin_a_session_at_once_get_the_same_one()
                 };
                 person.store.find_or_begin(&client, Fresh::draw(at(60)).unwrap(), NOW).await.unwrap().0
             };
-            let tasks: Vec<_> = (0..8).map(|n| tokio::spawn(begin(person.clone(), n))).collect();
+            let person = |n: u8| Person { store: Arc::clone(&racing[usize::from(n) % 2]), ..person.clone() };
+            let tasks: Vec<_> = (0..8).map(|n| tokio::spawn(begin(person(n), n))).collect();
             let mut sids = Vec::new();
             for task in tasks {
                 sids.push(task.await.unwrap());
@@ -283,7 +298,7 @@ async fn requests_without_a_note_that_begin_a_session_at_once_get_the_same_one()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_eight_who_complete_with_one_session_at_once_one_becomes_its_owner() {
-    for Kept { kind, store, .. } in each().await {
+    for Kept { kind, store, racing, .. } in each().await {
         for purpose in PURPOSES {
             let person = Person::new(&store);
             let sid = person.clone().ask(purpose, 1).await;
@@ -293,7 +308,10 @@ async fn of_eight_who_complete_with_one_session_at_once_one_becomes_its_owner() 
             let submit = |session: &mut Session| session.submit(&secret, &token, NOW, lifetimes).map(|_| ());
             assert_eq!(store.update_session(&sid, NOW, submit).await.unwrap(), Some(Ok(())), "{kind}");
             let tasks: Vec<_> = (0..u8::try_from(TASKS).unwrap())
-                .map(|n| tokio::spawn(complete(Arc::clone(&store), sid.clone(), secret.clone(), purpose, n)))
+                .map(|n| {
+                    let store = Arc::clone(&racing[usize::from(n) % 2]);
+                    tokio::spawn(complete(store, sid.clone(), secret.clone(), purpose, n))
+                })
                 .collect();
             let mut owners = 0;
             for task in tasks {

@@ -76,7 +76,8 @@ impl Link {
     }
 
     /// The answer, or an error within the deadline. A connection that has ended (Redis closes idle ones, and every one
-    /// when it restarts) is made again once: a write that is sent a second time finds itself.
+    /// when it restarts) is made again once: a write that is sent a second time finds itself, and a limit is rather counted
+    /// twice than not at all.
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LinkError> {
         if self.0.state().resting_until.is_some_and(|until| Instant::now() < until) {
             return Err(LinkError::Resting);

@@ -1,4 +1,4 @@
-//! A node of a cluster that is gone takes its own keys with it and nobody else's.
+//! A cluster that changes: a node that is gone takes its own keys with it and nobody else's, a replica takes over, a slot moves.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,85 @@ use threepid_shim::store::{ForeignSid, Key};
 
 use super::{NOW, open, put, read, write};
 use crate::homeserver::soon;
-use crate::redis::Redis;
+use crate::redis::{Redis, Server};
 
 /// Keys whose slots are this node's: a third of all.
 fn keys_of(redis: &Redis, node: usize, count: usize) -> Vec<Key<ForeignSid>> {
-    let its = |name: &String| redis.node_of(&format!("foreign:{}", Digest::of(name.as_bytes()).as_hex())) == node;
-    (0..).map(|n| format!("{n}")).filter(its).take(count).map(|name| Key::foreign_sid(&name)).collect()
+    let its = |sid: &String| redis.node_of(&name(sid)) == node;
+    (0..).map(|n| format!("{n}")).filter(its).take(count).map(|sid| Key::foreign_sid(&sid)).collect()
+}
+
+/// What Redis knows it by, behind the shim's prefix.
+fn name(foreign_sid: &str) -> String {
+    format!("foreign:{}", Digest::of(foreign_sid.as_bytes()).as_hex())
+}
+
+/// S§5.11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_a_lost_node_of_a_cluster_takes_its_keys_over() {
+    let mut redis = Redis::cluster_with_a_replica().await;
+    let store = open(&config::Store::Redis(redis.config.clone()));
+    let keys = keys_of(&redis, 2, 6);
+    for key in &keys {
+        write(&store, key, put("before", 900)).await;
+    }
+    soon("the replica has them", async {
+        while redis.servers[3].keys().len() < keys.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    redis.servers[2].kill();
+    assert!(store.get(&keys[0], NOW).await.is_err());
+    for key in &keys {
+        let longer = |current: Option<ForeignSid>| (put("after", 900), current.map(|record| record.id_server));
+        let seen = soon("the replica takes over", async {
+            loop {
+                let asked = Instant::now();
+                let seen = store.update(key, NOW, longer).await;
+                assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+                if let Ok(seen) = seen {
+                    return seen;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert_eq!(seen.as_deref(), Some("before"), "what the node had passed on is kept");
+        assert_eq!(read(&store, key, NOW).await.as_deref(), Some("after"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_moves_to_another_node_is_followed_while_it_moves_and_after() {
+    let redis = Redis::cluster().await;
+    let [from, to, third] = &redis.servers[..] else { panic!("three nodes") };
+    let store = open(&config::Store::Redis(redis.config.clone()));
+    let sid = (0..1000).map(|n| n.to_string()).find(|sid| redis.node_of(&name(sid)) == 0).unwrap();
+    let (key, in_redis) = (Key::foreign_sid(&sid), format!("threepid-shim:{}", name(&sid)));
+    let change = async |expected: Option<&str>, next: &'static str| {
+        let change = |current: Option<ForeignSid>| (put(next, 900), current.map(|record| record.id_server));
+        assert_eq!(store.update(&key, NOW, change).await.unwrap().as_deref(), expected);
+        assert_eq!(read(&store, &key, NOW).await.as_deref(), Some(next));
+    };
+    let slot = redis.slot_of(&name(&sid)).to_string();
+    let [from_id, to_id] = [from, to].map(|node| node.text(&["CLUSTER", "MYID"]).unwrap());
+    let said = |node: &Server, words: &[&str]| {
+        let said = node.say(words);
+        assert!(said.contains("OK"), "{words:?}: {said}");
+    };
+    change(None, "at home").await;
+    said(to, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+    said(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+    change(Some("at home"), "about to move").await;
+    said(from, &["MIGRATE", "127.0.0.1", &to.port.to_string(), &in_redis, "0", "5000"]);
+    assert!(from.say(&["GET", &in_redis]).contains("ASK"));
+    change(Some("about to move"), "on its way").await;
+    for node in [to, from, third] {
+        said(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+    }
+    assert!(from.say(&["GET", &in_redis]).contains("MOVED"));
+    change(Some("on its way"), "elsewhere").await;
 }
 
 /// S§5.10, S§5.11.
