@@ -111,12 +111,12 @@ async fn a_verdict_whose_answer_is_lost_is_known_all_the_same() {
         let request_id = RequestId::from_random([n; 8]);
         let note = Note::new(request_id.clone(), Purpose::Register, 1, None, None, NOW);
         lossy.lose(in_flight::announce(&store, &key, &note, || NOW)).await.unwrap();
-        let claimed = lossy.lose(in_flight::claim(&store, &key, NOW)).await.unwrap();
+        let claimed = lossy.lose(in_flight::claim(&store, &key, 1, NOW)).await.unwrap();
         assert_eq!(claimed.map(|note| note.request_id), Some(request_id.clone()));
-        assert!(in_flight::claim(&other, &key, NOW).await.unwrap().is_none(), "it is taken up once");
+        assert!(in_flight::claim(&other, &key, 1, NOW).await.unwrap().is_none(), "it is taken up once");
         let sent = Verdict::Sent { sid: Sid::from_random([n; 16]) };
         lossy.lose(in_flight::decide(&store, &key, &sent, NOW)).await.unwrap();
-        let verdict = lossy.lose(in_flight::conclude(&store, &key, &request_id, NOW)).await.unwrap();
+        let verdict = lossy.lose(in_flight::conclude(&store, &key, &request_id, || NOW)).await.unwrap();
         assert_eq!(verdict, Some(sent));
         for store in [&store, &other] {
             assert_eq!(in_flight::conclude(store, &key, &request_id, NOW).await.unwrap(), None, "it is told once");
