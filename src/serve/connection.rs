@@ -12,6 +12,7 @@ use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
+use super::listener::Seat;
 use super::patience::Patient;
 use super::phase::Phase;
 use super::{Carrying, Crowd, Door, Peer, Serving, Tls, Unusual, http2, is_trusted, proxy_protocol, tls};
@@ -27,8 +28,9 @@ pub(super) type Bare = Either<TcpStream, UnixStream>;
 /// kilobyte, which would be in each of the futures that a socket is handed to.
 pub(super) type Socket = Either<Bare, Box<TlsStream<Bare>>>;
 
-/// Serves one connection to its end. A panic in it stays in its task and is counted.
-pub(super) async fn serve<D: Door>(mut io: Bare, mut peer: Peer, door: Arc<D>, serving: Serving) {
+/// Serves one connection to its end. A panic in it stays in its task and is counted. The seat is the first argument: of
+/// them all it is dropped last.
+pub(super) async fn serve<D: Door>(_seat: Seat, mut io: Bare, mut peer: Peer, door: Arc<D>, serving: Serving) {
     let _counted = Counted::new(&serving);
     let Ok(_place) = serving.crowd.as_ref().map(Crowd::enter).transpose() else { return };
     if let Some(proxies) = &serving.announced_by {
