@@ -15,9 +15,11 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout_at;
 
 use crate::config;
 use crate::config::HomeserverAddress;
+use crate::reach::is_late;
 
 pub use answer::Answer;
 pub use sent::{Sent, Wanted};
@@ -127,10 +129,11 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Socket, Unanswered> {
-        let connected = tokio::time::timeout(self.connect_timeout, Socket::connect(&self.address)).await;
-        let connected = match connected {
-            Ok(connected) => connected.map_err(Unanswered::Connect),
-            Err(_elapsed) => Err(Unanswered::ConnectTimeout),
+        let until = tokio::time::Instant::now() + self.connect_timeout;
+        let connected = match timeout_at(until, Socket::connect(&self.address, until)).await {
+            Ok(Err(error)) if !is_late(&error, until) => Err(Unanswered::Connect(error)),
+            Ok(Err(_)) | Err(_) => Err(Unanswered::ConnectTimeout),
+            Ok(Ok(socket)) => Ok(socket),
         };
         self.report(connected.as_ref().err());
         connected

@@ -39,7 +39,7 @@
 //! | `needs_shim` | `config` `front/forward` `front/versions` |
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
-//! | `delivery` | `config` `wording` |
+//! | `delivery` | `config` `reach` `wording` |
 //! | `admin` | `config` `needs_shim` `reload` `serve` `session` `store` |
 //! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `reload` `serve` `state_dir` `store` `wording` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `supervisor` `wording` |
@@ -49,8 +49,9 @@
 //! | `signals` | `reload` `supervisor` |
 //! | `limit` | `config` `store` |
 //! | `wording` | `config` |
-//! | `healthcheck` `homeserver` `telemetry` | `config` |
-//! | `body` `config` `session` `wire` `random` | |
+//! | `homeserver` | `config` `reach` |
+//! | `healthcheck` `telemetry` | `config` |
+//! | `body` `config` `reach` `session` `wire` `random` | |
 //! | `matrix` `container` `supervisor` | nothing |
 
 pub mod admin;
@@ -70,6 +71,7 @@ pub mod limit;
 pub mod matrix;
 pub mod needs_shim;
 pub mod random;
+pub mod reach;
 pub mod reload;
 pub mod serve;
 pub mod session;

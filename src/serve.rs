@@ -2,6 +2,7 @@
 
 mod by_hyper;
 mod client_ip;
+mod clock;
 mod connection;
 mod crowd;
 mod drain;
@@ -19,9 +20,8 @@ use std::error::Error;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -37,6 +37,7 @@ use crate::matrix::Timestamp;
 
 pub use client_ip::client_ip;
 pub(crate) use client_ip::is_trusted;
+pub use clock::Clock;
 pub use crowd::Crowd;
 pub use drain::{Detached, Drain};
 pub use listener::{BindError, Listener, Listeners};
@@ -165,40 +166,4 @@ pub enum Peer {
     Ip(IpAddr),
     /// A unix socket: whoever may open its file.
     Local,
-}
-
-/// The time of day: the wall clock, but at least as far on as the monotonic clock says since the start, so that a clock
-/// set back revives no expired link. One that ran ahead may be set right.
-#[derive(Debug, Clone)]
-pub struct Clock(Kind);
-
-#[derive(Debug, Clone)]
-enum Kind {
-    System { start: Instant, start_wall: u64 },
-    Manual(Arc<AtomicU64>),
-}
-
-impl Clock {
-    pub fn system() -> Self {
-        Self(Kind::System { start: Instant::now(), start_wall: wall_millis() })
-    }
-
-    /// A clock that stands still until `millis` is changed, for tests of lifetimes.
-    pub fn manual(millis: Arc<AtomicU64>) -> Self {
-        Self(Kind::Manual(millis))
-    }
-
-    pub fn now(&self) -> Timestamp {
-        Timestamp::from_millis(match &self.0 {
-            Kind::System { start, start_wall } => {
-                let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-                wall_millis().max(start_wall.saturating_add(elapsed))
-            }
-            Kind::Manual(millis) => millis.load(Ordering::SeqCst),
-        })
-    }
-}
-
-fn wall_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,10 +9,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::{DeliveryError, Stage};
+use crate::reach::{is_late, reach};
 
 /// Anything that waits for the other side, up to the deadline.
 pub async fn by<T>(
@@ -36,20 +37,14 @@ pub(super) async fn resolved(host: &str, port: u16, until: Instant) -> Result<Ve
 }
 
 pub(super) async fn reached(addresses: Vec<SocketAddr>, until: Instant) -> Result<TcpStream, DeliveryError> {
-    let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
-        let patience = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
-        last = match timeout(patience, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream.set_nodelay(true).map(|()| stream),
-            Ok(Err(error)) => Err(error),
-            Err(_) if left == 1 => return Err(DeliveryError::Deadline { during: Stage::Connect }),
-            Err(elapsed) => Err(elapsed.into()),
-        };
-        if last.is_ok() {
-            break;
+    let stage = Stage::Connect;
+    reach(addresses, until).await.map_err(|source| {
+        if is_late(&source, until) {
+            DeliveryError::Deadline { during: stage }
+        } else {
+            DeliveryError::Unreachable { stage, source }
         }
-    }
-    last.map_err(|source| DeliveryError::Unreachable { stage: Stage::Connect, source })
+    })
 }
 
 pub type Secured = tokio_rustls::client::TlsStream<TcpStream>;

@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::{Homeserver, IDLE, MAX_IDLE, Unanswered};
 use crate::config::HomeserverAddress;
+use crate::reach::reach;
 
 /// One connection to the homeserver.
 #[derive(Debug)]
@@ -28,13 +29,12 @@ pub struct Sockets {
 }
 
 impl Socket {
-    /// A name is resolved anew for every connection.
-    pub(super) async fn connect(address: &HomeserverAddress) -> io::Result<Self> {
+    /// A name is resolved anew for every connection, and its addresses tried in turn.
+    pub(super) async fn connect(address: &HomeserverAddress, until: tokio::time::Instant) -> io::Result<Self> {
         match address {
             HomeserverAddress::Tcp { host, port } => {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
-                let stream = TcpStream::connect((bare, *port)).await?;
-                stream.set_nodelay(true)?;
+                let stream = reach(lookup_host((bare, *port)).await?.collect(), until).await?;
                 if stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()) {
                     // Pacing, as bbr does it, costs 40 % where there is no network. A kernel without reno keeps its own.
                     SockRef::from(&stream).set_tcp_congestion(b"reno").ok();

@@ -12,6 +12,7 @@ use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::by_hyper::{self, Failed};
+use super::listener::Seat;
 use super::patience::Patient;
 use super::phase::Phase;
 use super::{Carrying, Crowd, Door, Peer, Serving, Tls, Unusual, http2, is_trusted, proxy_protocol, tls};
@@ -27,8 +28,9 @@ pub(super) type Bare = Either<TcpStream, UnixStream>;
 /// kilobyte, which would be in each of the futures that a socket is handed to.
 pub(super) type Socket = Either<Bare, Box<TlsStream<Bare>>>;
 
-/// Serves one connection to its end. A panic in it stays in its task and is counted.
-pub(super) async fn serve<D: Door>(mut io: Bare, mut peer: Peer, door: Arc<D>, serving: Serving) {
+/// Serves one connection to its end. A panic in it stays in its task and is counted. The seat is the first argument: of
+/// them all it is dropped last.
+pub(super) async fn serve<D: Door>(_seat: Seat, mut io: Bare, mut peer: Peer, door: Arc<D>, serving: Serving) {
     let _counted = Counted::new(&serving);
     let Ok(_place) = serving.crowd.as_ref().map(Crowd::enter).transpose() else { return };
     if let Some(proxies) = &serving.announced_by {
@@ -141,6 +143,86 @@ impl Drop for Counted<'_> {
         self.0.open.dec();
         if std::thread::panicking() {
             self.0.panics.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use hyper::body::Incoming;
+    use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::metrics::gauge::Gauge;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, sleep, timeout};
+
+    use super::*;
+    use crate::config::Shutdown;
+    use crate::serve::{Certified, Clock, Drain};
+
+    struct Nobody;
+
+    impl Door for Nobody {
+        type Body = Full<Bytes>;
+
+        async fn answer(&self, _: Request<Incoming>) -> Response<Self::Body> {
+            Response::default()
+        }
+    }
+
+    fn in_tls() -> Serving {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        Serving {
+            clock: Clock::system(),
+            tls: Some(Tls::new(Certified { config: Arc::new(config), ends: None })),
+            h2c: false,
+            announced_by: None,
+            drain: Drain::new(&Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(3600) }),
+            leaving: None,
+            crowd: None,
+            open: Gauge::default(),
+            panics: Counter::default(),
+            elsewhere: None,
+        }
+    }
+
+    /// S§5.24. However it comes, or not: no client holds a connection for longer without having shaken hands.
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_does_not_end_is_given_its_time_once() {
+        // The head of a record of 16 kB, and what it says to be.
+        let half: &[u8] = &[22, 3, 1, 64, 0, 1, 0];
+        for (what, first, every) in [("nothing", &[] as &[u8], None), ("half", half, None), ("bytes", half, Some(1))] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (io, peer) = listener.accept().await.unwrap();
+            let client = tokio::spawn(async move {
+                client.write_all(first).await.unwrap();
+                while let Some(seconds) = every
+                    && client.write_all(&[0]).await.is_ok()
+                {
+                    sleep(Duration::from_secs(seconds)).await;
+                }
+                client.read_to_end(&mut Vec::new()).await.ok();
+            });
+            let (serving, began) = (in_tls(), Instant::now());
+            let open = serving.open.clone();
+            let served = serve(Seat::default(), Either::Left(io), Peer::Ip(peer.ip()), Arc::new(Nobody), serving);
+            timeout(Duration::from_secs(3600), served).await.unwrap_or_else(|_| panic!("{what} is waited for"));
+            let took = began.elapsed();
+            assert!(took >= HANDSHAKE && took < HANDSHAKE + Duration::from_millis(50), "{what}: {took:?}");
+            assert_eq!(open.get(), 0);
+            client.await.unwrap();
         }
     }
 }

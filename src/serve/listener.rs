@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -201,7 +201,7 @@ pub(super) async fn accept<D: Door>(listener: Listener, door: Arc<D>, serving: S
             return;
         }
     };
-    let mut spare = Spare::new();
+    let spare = Spare::new();
     let mut complained = None;
     loop {
         let accepted = tokio::select! {
@@ -212,7 +212,7 @@ pub(super) async fn accept<D: Door>(listener: Listener, door: Arc<D>, serving: S
         match accepted {
             Ok(accepted) => {
                 spare.refill();
-                start(accepted, Arc::clone(&door), serving.clone());
+                start(accepted, Seat(Arc::clone(&spare)), Arc::clone(&door), serving.clone());
             }
             // The client gave up before we took it.
             Err(error) if is_of_the_client(&error) => {}
@@ -237,7 +237,7 @@ fn is_of_the_client(error: &io::Error) -> bool {
     )
 }
 
-fn start<D: Door>(accepted: Accepted, door: Arc<D>, serving: Serving) {
+fn start<D: Door>(accepted: Accepted, seat: Seat, door: Arc<D>, serving: Serving) {
     let drain = serving.drain.clone();
     match accepted {
         Accepted::Tcp(stream, peer) => {
@@ -245,9 +245,11 @@ fn start<D: Door>(accepted: Accepted, door: Arc<D>, serving: Serving) {
                 tracing::debug!(%error, "cannot set socket options");
             }
             let peer = Peer::Ip(peer.ip().to_canonical());
-            drain.spawn(connection::serve(Either::Left(stream), peer, door, serving));
+            drain.spawn(connection::serve(seat, Either::Left(stream), peer, door, serving));
         }
-        Accepted::Unix(stream) => drain.spawn(connection::serve(Either::Right(stream), Peer::Local, door, serving)),
+        Accepted::Unix(stream) => {
+            drain.spawn(connection::serve(seat, Either::Right(stream), Peer::Local, door, serving));
+        }
     }
 }
 
@@ -262,25 +264,37 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// One descriptor kept in reserve: with none left it is given up to take one more connection, so that every door,
-/// the health check among them, still answers somebody.
-struct Spare(Option<std::net::UdpSocket>);
+/// One descriptor that a door keeps in reserve: with none left it is given up to take one more connection, so that every
+/// door, the health check among them, still answers somebody.
+#[cfg_attr(test, derive(Default))]
+struct Spare(Mutex<Option<std::net::UdpSocket>>);
 
 impl Spare {
-    fn new() -> Self {
-        let mut spare = Self(None);
+    fn new() -> Arc<Self> {
+        let spare = Self(Mutex::default());
         spare.refill();
-        spare
+        Arc::new(spare)
     }
 
-    fn refill(&mut self) {
-        if self.0.is_none() {
-            self.0 = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok();
+    fn refill(&self) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            *spare = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok();
         }
     }
 
     /// Whether there was one to give up.
-    fn give_up(&mut self) -> bool {
-        self.0.take().is_some()
+    fn give_up(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+}
+
+/// Where one connection sits. What it leaves is its own door's again at once: the crowd before another door would take it.
+#[cfg_attr(test, derive(Default))]
+pub(super) struct Seat(Arc<Spare>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.refill();
     }
 }

@@ -8,6 +8,7 @@ mod opened;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -33,6 +34,8 @@ pub enum FileError {
     Reopen(#[source] Arc<OpenError>),
     #[error("the session file failed a moment ago and is not tried again yet")]
     Resting,
+    #[error("the session file failed a moment ago and is being opened again")]
+    Opening,
     #[error("a change of the session file ended by a panic: {0}")]
     Panic(Arc<str>),
     #[error("nobody writes the session file any more")]
@@ -128,39 +131,50 @@ impl Drop for File {
     }
 }
 
-/// The writing thread: until there is nobody left to order anything.
+/// The writing thread: until there is nobody left to order anything. Between two rounds of forgetting it looks for orders.
 fn write(opened: &Opened, orders: &mpsc::Receiver<Order>) {
-    while let Ok(first) = orders.recv() {
+    let mut forgetting = None;
+    loop {
+        let first = match forgetting {
+            None => orders.recv().map_err(|_gone| TryRecvError::Disconnected),
+            Some(_) => orders.try_recv(),
+        };
+        if matches!(first, Err(TryRecvError::Disconnected)) {
+            return;
+        }
         let mut swaps = Vec::new();
-        let mut expire = None;
-        for order in std::iter::once(first).chain(orders.try_iter().take(MOST_AT_ONCE)) {
+        for order in first.into_iter().chain(orders.try_iter().take(MOST_AT_ONCE)) {
             match order {
                 Order::Swap(swap, answer) => swaps.push((swap, answer)),
-                Order::Expire(now) => expire = Some(now),
+                Order::Expire(now) => forgetting = Some(now),
             }
         }
         if !swaps.is_empty() {
-            let (swaps, answers): (Vec<Swap>, Vec<_>) = swaps.into_iter().unzip();
-            let done = guarded(|| opened.with(|database| commit(database, &swaps)));
-            for (n, answer) in answers.into_iter().enumerate() {
-                let result = done.as_ref().map_err(FileError::clone);
-                let result = result.and_then(|all| all.get(n).cloned().ok_or(FileError::Stopped));
-                // Whoever asked may have gone.
-                answer.send(result).ok();
-            }
+            swap_all(opened, swaps);
         }
-        if let Some(now) = expire {
-            loop {
-                match guarded(|| opened.with(|database| forget(database, now))) {
-                    Ok(FORGOTTEN_AT_ONCE) => {}
-                    Ok(_) => break,
-                    Err(error) => {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::error!(error, "what is over cannot be removed from the session file");
-                        break;
-                    }
-                }
-            }
+        forgetting = forgetting.filter(|now| is_more_over(opened, *now));
+    }
+}
+
+fn swap_all(opened: &Opened, swaps: Vec<(Swap, oneshot::Sender<Result<Swapped, FileError>>)>) {
+    let (swaps, answers): (Vec<Swap>, Vec<_>) = swaps.into_iter().unzip();
+    let done = guarded(|| opened.with(|database| commit(database, &swaps)));
+    for (n, answer) in answers.into_iter().enumerate() {
+        let result = done.as_ref().map_err(FileError::clone);
+        let result = result.and_then(|all| all.get(n).cloned().ok_or(FileError::Stopped));
+        // Whoever asked may have gone.
+        answer.send(result).ok();
+    }
+}
+
+/// One round of forgetting: whether another has to follow.
+fn is_more_over(opened: &Opened, now: Timestamp) -> bool {
+    match guarded(|| opened.with(|database| forget(database, now))) {
+        Ok(forgotten) => forgotten == FORGOTTEN_AT_ONCE,
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "what is over cannot be removed from the session file");
+            false
         }
     }
 }
@@ -286,4 +300,41 @@ fn split(kept: &[u8]) -> Option<(u64, &[u8])> {
 
 fn live(kept: &[u8], now: Timestamp) -> Option<&[u8]> {
     split(kept).filter(|(until, _)| now.as_millis() < *until).map(|(_, bytes)| bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
+
+    fn swap(key: &str, seen: Option<&[u8]>, change: Change<Vec<u8>>) -> Swap {
+        Swap { key: key.to_owned(), now: NOW, seen: seen.map(<[u8]>::to_vec), change }
+    }
+
+    /// Found with a million records that were over: every change waited for five hundred commits.
+    #[test]
+    fn a_change_waits_for_one_round_of_forgetting_and_not_for_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = Opened::at_start(folder.path()).unwrap();
+        let over = NOW.after(Duration::from_secs(10));
+        let put = |n: usize| swap(&format!("{n:08}"), None, Change::Put { record: b"kept".to_vec(), until: over });
+        let all: Vec<Swap> = (0..=2 * FORGOTTEN_AT_ONCE).map(put).collect();
+        opened.with(|database| commit(database, &all)).unwrap();
+        // More than are taken at once: the last is ordered while the first two thousand are forgotten.
+        let (orders, received) = mpsc::channel();
+        orders.send(Order::Expire(over)).unwrap();
+        for _ in 0..MOST_AT_ONCE {
+            orders.send(Order::Swap(swap("nobody", None, Change::Keep), oneshot::channel().0)).unwrap();
+        }
+        let (answer, mut answered) = oneshot::channel();
+        // It finds what the last round would forget, read by a clock by which that is not over.
+        let last = format!("{:08}", 2 * FORGOTTEN_AT_ONCE);
+        orders.send(Order::Swap(swap(&last, Some(b"kept"), Change::Keep), answer)).unwrap();
+        drop(orders);
+        write(&opened, &received);
+        assert_eq!(answered.try_recv().unwrap().unwrap(), Swapped::Done);
+    }
 }

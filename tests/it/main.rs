@@ -30,6 +30,7 @@ mod completion;
 mod config;
 mod delegate;
 mod dendrite;
+mod disk;
 mod doctor;
 mod email;
 mod faults;

@@ -22,7 +22,9 @@ pub struct Shim {
     pub signals: Signals,
     /// Only a signal has it read its configuration again.
     pub looks_seldom: bool,
-    now: Arc<AtomicU64>,
+    /// What its clock reads: the wall clock, and what has elapsed.
+    wall: Arc<AtomicU64>,
+    elapsed: Arc<AtomicU64>,
     folder: TempDir,
 }
 
@@ -94,7 +96,7 @@ impl Shim {
         let file = folder.path().join(CONFIG_FILE);
         std::fs::write(&file, &text).unwrap();
         let config = Config::load(Some(&file), std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}\n{text}"));
-        let now = Arc::new(AtomicU64::new(wall_millis()));
+        let (wall, elapsed) = (Arc::new(AtomicU64::new(wall_millis())), Arc::<AtomicU64>::default());
         let identity = Listener::from_std(identity).unwrap();
         let admin = Listener::bind(&free()).unwrap();
         let admin_address = admin.local_addr().unwrap().to_string();
@@ -102,28 +104,33 @@ impl Shim {
             clients: vec![clients],
             identity: vec![identity],
             admin: vec![admin],
-            clock: Clock::manual(Arc::clone(&now)),
+            clock: Clock::manual(Arc::clone(&wall), Arc::clone(&elapsed)),
         };
         let mut signals = Signals::default();
         signals.look_every = wanted.look_every.unwrap_or(signals.look_every);
         let looks_seldom = signals.look_every > Duration::from_secs(60);
         tokio::spawn(run(config, listeners, signals.clone()));
         let identity = format!("localhost:{port}");
-        Self { clients: address, identity, admin: admin_address, signals, looks_seldom, now, folder }
+        Self { clients: address, identity, admin: admin_address, signals, looks_seldom, wall, elapsed, folder }
     }
 
     pub fn client(&self) -> Client {
         Client::of(&self.clients)
     }
 
-    /// The noun `Clock`: moves the shim's time on.
+    /// The noun `Clock`: time goes on.
     pub fn later(&self, by: Duration) {
-        self.now.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.elapsed.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.set_forth(by);
     }
 
-    /// As when a clock that was wrong is set right.
-    pub fn earlier(&self, by: Duration) {
-        self.now.fetch_sub(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    /// Somebody sets the wall clock, while no time goes by.
+    pub fn set_forth(&self, by: Duration) {
+        self.wall.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub fn set_back(&self, by: Duration) {
+        self.wall.fetch_sub(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
     /// Its folder is the state folder, too.

@@ -10,14 +10,15 @@ mod steps;
 mod versions;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use threepid_shim::config;
 use threepid_shim::in_flight::{self, Note, Verdict};
 use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid, Timestamp, Token};
-use threepid_shim::session::{Asked, Lifetimes, Owner, Reserved, Session, Settled};
+use threepid_shim::serve::Clock;
+use threepid_shim::session::{Asked, Lifetimes, Owner, Reserved, Session, Settled, Submitted, Wrong};
 use threepid_shim::store::{Change, Client, ForeignSid, Fresh, Key, Record, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 
@@ -340,4 +341,51 @@ async fn complete(store: Arc<Store>, sid: Sid, secret: ClientSecret, purpose: Pu
     };
     store.update_session(&sid, NOW, settle).await.unwrap();
     true
+}
+
+/// S§5.15, S§4.3. A clock that ran ahead has what is over by it forgotten, but not what is remembered for a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_never_was_loses_no_session_and_validates_none_and_revives_none() {
+    const DAY: u64 = 86_400_000;
+    let lifetimes = Lifetimes { unvalidated: Duration::from_secs(3600), validated: Duration::from_secs(86_400) };
+    let token = Token::from_random([1; 32]);
+    for Kept { kind, store, .. } in each().await {
+        let (wall, elapsed) = (Arc::new(AtomicU64::new(NOW.as_millis())), Arc::<AtomicU64>::default());
+        let clock = Clock::manual(Arc::clone(&wall), Arc::clone(&elapsed));
+        let (clicked, unclicked) = (Person::new(&store), Person::new(&store));
+        let [clicked_sid, sid] =
+            [clicked.clone().ask(Purpose::Register, 1).await, unclicked.clone().ask(Purpose::Register, 1).await];
+        let submit = async |sid: &Sid| {
+            let now = clock.now();
+            let submit = |session: &mut Session| session.submit(&unclicked.client_secret, &token, now, lifetimes);
+            store.update_session(sid, now, submit).await.unwrap().expect("the session is lost")
+        };
+        let look = async |sid: &Sid| {
+            let session = store.get(&Key::session(sid), clock.now()).await.unwrap().expect("the session is lost");
+            session.look(&unclicked.client_secret, &token, clock.now())
+        };
+        assert_eq!(submit(&clicked_sid).await, Ok(Submitted::First), "{kind}");
+        wall.fetch_add(DAY, Ordering::SeqCst);
+        store.expire(clock.now());
+        assert_eq!(
+            (submit(&sid).await, submit(&clicked_sid).await),
+            (Err(Wrong::Expired), Err(Wrong::Expired)),
+            "{kind}"
+        );
+        wall.fetch_sub(DAY, Ordering::SeqCst);
+        assert_eq!(
+            (look(&sid).await, look(&clicked_sid).await),
+            (Ok(Submitted::First), Ok(Submitted::Again)),
+            "{kind}"
+        );
+        for seen in [&wall, &elapsed] {
+            seen.fetch_add(3_600_000, Ordering::SeqCst);
+        }
+        store.expire(clock.now());
+        for _ in 0..3 {
+            assert_eq!(submit(&sid).await, Err(Wrong::Expired), "{kind}: it stays so");
+            assert_eq!(look(&clicked_sid).await, Ok(Submitted::Again), "{kind}");
+            wall.fetch_sub(DAY, Ordering::SeqCst);
+        }
+    }
 }

@@ -4,7 +4,8 @@ use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
@@ -61,16 +62,22 @@ impl OpenError {
 pub(super) struct Opened {
     path: PathBuf,
     state: Mutex<State>,
+    /// Whether a file was set aside since the start: a disk that damages one after another would be filled with them.
+    was_set_aside: AtomicBool,
 }
 
 #[derive(Debug)]
 enum State {
     Open(Arc<Database>),
-    Failed { at: Instant, fault: FileError },
+    /// By somebody who holds no lock meanwhile: a look at every page takes its time.
+    Opening,
+    Failed {
+        at: Instant,
+        fault: FileError,
+    },
 }
 
 impl Opened {
-    /// A damaged file is set aside under a name of its own, and another is begun.
     pub(super) fn at_start(directory: &Path) -> Result<Self, OpenError> {
         DirBuilder::new()
             .recursive(true)
@@ -81,69 +88,111 @@ impl Opened {
         let own = fs::set_permissions(directory, Permissions::from_mode(0o700));
         own.map_err(OpenError::file("close to others", directory))?;
         let path = directory.join(NAME);
-        let database = match open(&path) {
-            Err(OpenError::Damaged { found, .. }) => {
-                let aside = set_aside(&path)?;
-                let (file, aside) = (path.display(), aside.display());
-                tracing::error!(found, "{file} is damaged; it is kept as {aside}, and sessions begin anew");
-                open(&path)?
-            }
-            opened => opened?,
-        };
-        Ok(Self { path, state: Mutex::new(State::Open(Arc::new(database))) })
+        let (database, _) = open_or_set_aside(&path)?;
+        let state = Mutex::new(State::Open(Arc::new(database)));
+        Ok(Self { path, state, was_set_aside: AtomicBool::new(false) })
     }
 
     /// After any failure the file is closed: redb wants that, since it cannot know any more what is on the disk.
     pub(super) fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, FileError> {
-        let database = self.database()?;
+        let database = self.database(|| self.open_again())?;
         let ran = guarded(|| run(&database).map_err(|error| FileError::Redb(Arc::new(error))));
+        let used = Arc::downgrade(&database);
         drop(database);
         ran.inspect_err(|fault| {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            *state = State::Failed { at: Instant::now(), fault: fault.clone() };
+            let mut state = self.state();
+            // Whoever failed long ago closes nothing that was opened since.
+            if matches!(&*state, State::Open(open) if used.as_ptr() == Arc::as_ptr(open)) {
+                let failed = State::Failed { at: Instant::now(), fault: fault.clone() };
+                let closed = std::mem::replace(&mut *state, failed);
+                drop(state);
+                // It writes its last pages.
+                drop(closed);
+            }
         })
     }
 
     pub(super) fn last_fault(&self) -> Result<(), FileError> {
-        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.state() {
             State::Open(_) => Ok(()),
+            State::Opening => Err(FileError::Opening),
             State::Failed { fault, .. } => Err(fault.clone()),
         }
     }
 
-    fn database(&self) -> Result<Arc<Database>, FileError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            State::Open(database) => return Ok(Arc::clone(database)),
-            State::Failed { at, .. } if at.elapsed() < REST => return Err(FileError::Resting),
-            State::Failed { .. } => {}
-        }
-        match open(&self.path) {
-            Ok(database) => {
-                tracing::info!("the session file can be used again");
-                let database = Arc::new(database);
-                *state = State::Open(Arc::clone(&database));
-                Ok(database)
-            }
-            Err(error) => {
-                let fault = FileError::Reopen(Arc::new(error));
-                *state = State::Failed { at: Instant::now(), fault: fault.clone() };
-                Err(fault)
-            }
-        }
+    /// The lock is never held for long: a door's thread takes it, too.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn database(&self, open: impl FnOnce() -> Result<Database, OpenError>) -> Result<Arc<Database>, FileError> {
+        {
+            let mut state = self.state();
+            match &*state {
+                State::Open(database) => return Ok(Arc::clone(database)),
+                State::Opening => return Err(FileError::Opening),
+                State::Failed { at, .. } if at.elapsed() < REST => return Err(FileError::Resting),
+                State::Failed { .. } => *state = State::Opening,
+            }
+        }
+        let opened = open().map(Arc::new).map_err(|error| FileError::Reopen(Arc::new(error)));
+        *self.state() = match &opened {
+            Ok(database) => State::Open(Arc::clone(database)),
+            Err(fault) => State::Failed { at: Instant::now(), fault: fault.clone() },
+        };
+        opened.inspect(|_| tracing::info!("the session file can be used again"))
+    }
+
+    fn open_again(&self) -> Result<Database, OpenError> {
+        if self.was_set_aside.load(Ordering::Relaxed) {
+            return open(&self.path);
+        }
+        let (database, was_set_aside) = open_or_set_aside(&self.path)?;
+        self.was_set_aside.store(was_set_aside, Ordering::Relaxed);
+        Ok(database)
+    }
+}
+
+/// A damaged file is set aside under a name of its own, which is said, and another is begun.
+fn open_or_set_aside(path: &Path) -> Result<(Database, bool), OpenError> {
+    let found = match open(path) {
+        Err(OpenError::Damaged { found, .. }) => found,
+        opened => return opened.map(|database| (database, false)),
+    };
+    let aside = set_aside(path)?;
+    let (file, aside) = (path.display(), aside.display());
+    tracing::error!(found, "{file} is damaged; it is kept as {aside}, and sessions begin anew");
+    open(path).map(|database| (database, true))
 }
 
 /// Opens the file with a look at every page of it, since redb trusts what it reads later; begins it if it is not there.
 fn open(path: &Path) -> Result<Database, OpenError> {
-    let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = options.map_err(OpenError::file("open", path))?;
-    if file.metadata().is_ok_and(|about| about.len() == 0) {
-        sync_folder(path)?;
+    let is_new = begin(path)?;
+    let opened = opened(path, is_new);
+    // A disk that is full, say: the next start is the first one still, and not told of damage.
+    if is_new && !matches!(opened, Ok(_) | Err(OpenError::InUse { .. })) {
+        fs::remove_file(path).ok();
     }
-    drop(file);
+    opened
+}
+
+/// An empty file that we may fill, unless there is a file. Its name is ours from here on: an empty one that was there before
+/// is damaged, and what was in it is lost. (Or a first start broke off just here. Nothing tells the two apart, and to keep an
+/// empty file costs nothing.)
+fn begin(path: &Path) -> Result<bool, OpenError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => sync_folder(path).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(OpenError::file("begin", path)(error)),
+    }
+}
+
+fn opened(path: &Path, is_new: bool) -> Result<Database, OpenError> {
     let opened = guarded(|| {
-        Ok(Builder::new().set_cache_size(CACHE).set_check_integrity_on_open(true).create(path).map(|database| {
+        let mut builder = Builder::new();
+        builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+        let database = if is_new { builder.create(path) } else { builder.open(path) };
+        Ok(database.map(|database| {
             let moved = move_forward(path, &database);
             (database, moved)
         }))
@@ -166,7 +215,9 @@ fn classify(path: &Path, error: redb::Error) -> OpenError {
     let is_damage =
         matches!(&error, redb::Error::Corrupted(_)) || matches!(&error, redb::Error::Io(error) if is_torn(error));
     if is_damage {
-        return OpenError::Damaged { path: path.to_owned(), found: error.to_string() };
+        let is_empty = fs::metadata(path).is_ok_and(|about| about.len() == 0);
+        let found = if is_empty { "it is empty".to_owned() } else { error.to_string() };
+        return OpenError::Damaged { path: path.to_owned(), found };
     }
     OpenError::Redb { path: path.to_owned(), source: Box::new(error) }
 }
@@ -227,4 +278,26 @@ fn set_aside(path: &Path) -> Result<PathBuf, OpenError> {
 fn sync_folder(path: &Path) -> Result<(), OpenError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(OpenError::file("write", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The admin door looks while somebody else opens the file again, which takes as long as the file is large.
+    #[test]
+    fn who_looks_at_the_file_while_it_is_opened_again_is_told_so_and_does_not_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = Opened::at_start(folder.path()).unwrap();
+        let at = Instant::now().checked_sub(REST).unwrap();
+        *opened.state() = State::Failed { at, fault: FileError::Resting };
+        let again = opened.database(|| {
+            assert!(opened.state.try_lock().is_ok(), "nobody has to wait");
+            assert!(matches!(opened.last_fault(), Err(FileError::Opening)));
+            assert!(matches!(opened.with(|_| Ok(())), Err(FileError::Opening)));
+            opened.open_again()
+        });
+        again.unwrap();
+        opened.last_fault().unwrap();
+    }
 }

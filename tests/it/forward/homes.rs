@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::forward::{Front, Mode};
 use crate::homeserver::{Homeserver, Raw, config_of};
+use crate::process::Process;
+use crate::shim::Reserved;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -142,6 +144,29 @@ async fn a_homeserver_that_does_not_take_the_connection_is_504() {
     assert_eq!(answer.status(), 504);
     assert_eq!(answer.json()["errcode"], "M_UNKNOWN");
     assert_eq!(answer.field("access-control-allow-origin").as_deref(), Some("*"));
+}
+
+/// Found when the first of two addresses led nowhere: all of the time was spent on it, and everything was 504.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_homeservers_addresses_one_that_is_silent_leaves_time_for_the_others() {
+    let homeserver = Homeserver::at(SocketAddr::from(([127, 0, 0, 3], 0)), |_| OK.into()).await;
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 2], homeserver.address.port()));
+    silent.bind(&address.into()).unwrap();
+    silent.listen(0).unwrap();
+    // The queue holds one more than its length; the next has to wait.
+    let _queued = std::net::TcpStream::connect(address).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.2 two.test\n127.0.0.3 two.test\n").unwrap();
+    // It needs root, as these tests do.
+    let its_own = "mount --bind \"$0\" /etc/hosts && THREEPID_SHIM__HOMESERVER__CONNECT_TIMEOUT=1s exec \"$@\"";
+    let wrapper = ["unshare", "--mount", "sh", "-c", its_own, hosts.to_str().unwrap()];
+    let name = format!("two.test:{}", homeserver.address.port());
+    let shim = Process::under(&wrapper, &name, Reserved::new(1).take(), "").serving().await;
+    let answer = shim.client().get("/_matrix/client/r0/login").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    assert_eq!(shim.readiness().await, 200, "by hyper, too");
 }
 
 /// S§5.22.

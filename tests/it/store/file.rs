@@ -4,16 +4,16 @@ use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 use threepid_shim::config;
 use threepid_shim::in_flight::{self, Note};
-use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Threepid};
+use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid};
 use threepid_shim::store::{Key, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
 
 use super::{NOW, at, put, read, write};
+use crate::disk::Disk;
 use crate::homeserver::soon;
 
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
@@ -27,6 +27,14 @@ fn try_open(directory: &Path) -> Result<Store, String> {
 
 fn open(directory: &Path) -> Store {
     try_open(directory).unwrap()
+}
+
+/// What is in the folder.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.collect();
+    names.sort();
+    names
 }
 
 fn file(directory: &Path) -> PathBuf {
@@ -106,6 +114,34 @@ async fn a_file_of_the_first_layout_is_moved_forward_and_one_of_a_later_shim_is_
     assert_eq!(redb::ReadableTableMetadata::len(&records).unwrap(), 2, "it is left to the shim that wrote it");
 }
 
+/// A session that was validated under the first layout, as that wrote it: with these tables and this record, and no index by
+/// time. S§5.13.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_in_a_file_of_the_first_layout_is_still_its_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sid, until) = (Sid::from_random([1; 16]), at(90_000).as_millis());
+    let records: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(include_str!("records-1.json")).unwrap();
+    let database = Database::create(file(folder.path())).unwrap();
+    let writing = database.begin_write().unwrap();
+    writing.open_table(ABOUT).unwrap().insert("version", 1).unwrap();
+    let kept = [&until.to_be_bytes(), records["session"].to_string().as_bytes()].concat();
+    writing.open_table(RECORDS).unwrap().insert(format!("session:{}", sid.as_str()).as_str(), kept.as_slice()).unwrap();
+    writing.commit().unwrap();
+    drop(database);
+    let session = async |store: &Store| store.get(&Key::session(&sid), NOW).await.unwrap().unwrap();
+    let store = open(folder.path());
+    store.expire(at(89_999));
+    let found = session(&store).await;
+    assert_eq!((found.purpose, found.threepid.address.expose()), (Purpose::Register, "alice@example.org"));
+    let secret = ClientSecret::parse("s3cr3t").unwrap();
+    // It was on its way with a request when it was written, and the homeserver asks now.
+    let told = store.update_session(&sid, NOW, |session| session.tell(&secret, NOW)).await.unwrap();
+    assert_eq!(told, Some(Some(NOW)));
+    drop(store);
+    assert_ne!(session(&open(folder.path())).await, found, "that it was told is kept");
+}
+
 /// Found by the soak: the client asked again and was kept waiting for two minutes. S§5.12.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_on_its_way_when_the_shim_was_killed_keeps_nobody_waiting_when_it_is_back() {
@@ -127,7 +163,9 @@ async fn a_request_on_its_way_when_the_shim_was_killed_keeps_nobody_waiting_when
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_is_set_aside_and_never_replaced() {
     let page = 4096;
-    let damages: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 7] = [
+    crate::logged::listen();
+    let damages: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 8] = [
+        ("cut to nothing", Box::new(Vec::clear)),
         ("no database at all", Box::new(|bytes| *bytes = b"some other program's file".repeat(500))),
         ("cut to half", Box::new(|bytes| bytes.truncate(bytes.len() / 2))),
         ("cut to its head", Box::new(|bytes| bytes.truncate(100))),
@@ -148,45 +186,94 @@ async fn a_damaged_file_is_set_aside_and_never_replaced() {
         let mut bytes = fs::read(file(folder.path())).unwrap();
         damage(&mut bytes);
         fs::write(file(folder.path()), &bytes).unwrap();
+        crate::logged::take();
         let store = try_open(folder.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let said = crate::logged::take();
         let key = Key::foreign_sid("after");
         write(&store, &key, put("new", 900)).await;
         assert_eq!(read(&store, &key, NOW).await.as_deref(), Some("new"), "{what}");
-        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let aside: Vec<_> = names.filter(|name| name.starts_with("sessions.redb.damaged-")).collect();
-        assert_eq!(aside.len(), 1, "{what}: {aside:?}");
-        assert_eq!(fs::read(folder.path().join(&aside[0])).unwrap().len(), bytes.len(), "{what}");
+        let aside: Vec<_> = names(folder.path()).into_iter().filter(|name| name != "sessions.redb").collect();
+        let [aside] = aside.as_slice() else { panic!("{what}: {aside:?}") };
+        assert!(aside.starts_with("sessions.redb.damaged-"), "{what}: {aside}");
+        assert!(fs::read(folder.path().join(aside)).unwrap() == bytes, "{what}: it is kept to the byte");
+        let line = said.lines().find(|line| line.contains(" ERROR ")).unwrap_or_else(|| panic!("{what}: {said}"));
+        assert!(line.contains(aside) && line.contains("sessions begin anew"), "{what}: {line}");
     }
 }
 
-/// A disk of 512 KiB. It needs root, as these tests do.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(folder.path()).output().unwrap();
-        assert!(mounted.status.success(), "a tmpfs is needed: {}", String::from_utf8_lossy(&mounted.stderr));
-        Self(folder)
+/// A first start that fails leaves nothing that a later one would take for a file that was damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_on_a_full_disk_fails_and_the_next_one_is_the_first() {
+    let disk = Disk::new();
+    let directory = disk.path().join("sessions");
+    fs::create_dir(&directory).unwrap();
+    disk.fill();
+    for _ in 0..2 {
+        let refused = try_open(&directory).unwrap_err();
+        assert!(refused.contains("sessions.redb"), "{refused}");
     }
+    disk.make_room();
+    let store = open(&directory);
+    let key = Key::foreign_sid("17");
+    write(&store, &key, put("a", 900)).await;
+    assert_eq!(names(&directory), ["sessions.redb"]);
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        Command::new("umount").args(["-l".as_ref(), self.0.path().as_os_str()]).status().ok();
-    }
+/// Found when a file was cut to its head under a running shim: it answered 503 until somebody started it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_damaged_while_it_is_used_is_set_aside_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    // More than the pages that are kept in memory.
+    let big = "x".repeat(1 << 20);
+    let keys: Vec<_> = (0..40).map(|n| Key::foreign_sid(&n.to_string())).collect();
+    let fill = async || {
+        for key in &keys {
+            write(&store, key, put(&big, 900)).await;
+        }
+        let one = fs::OpenOptions::new().write(true).open(file(folder.path())).unwrap();
+        one.set_len(4096).unwrap();
+        let mut is_refused = false;
+        for key in &keys {
+            is_refused |= store.get(key, NOW).await.is_err();
+        }
+        assert!(is_refused, "some of it was not in memory");
+    };
+    let aside = || names(folder.path()).iter().filter(|name| name.starts_with("sessions.redb.damaged-")).count();
+    fill().await;
+    let after = Key::foreign_sid("after");
+    soon("another file is begun", async {
+        while store.update(&after, NOW, |_| (put("after", 900), ())).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    store.look().await.unwrap();
+    assert_eq!((read(&store, &after, NOW).await.as_deref(), aside()), (Some("after"), 1));
+    fill().await;
+    soon("the second is looked at, which is somebody's to do with the disk", async {
+        loop {
+            let refused = store.get(&after, NOW).await.unwrap_err();
+            let mut causes =
+                std::iter::successors(refused.source(), |error: &&(dyn Error + 'static)| (*error).source());
+            if causes.any(|cause| cause.to_string().contains("sessions.redb is damaged")) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(aside(), 1);
 }
 
 /// S§5.16.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_an_update_fails_nothing_stored_is_lost_and_it_heals_by_itself() {
     let disk = Disk::new();
-    let directory = disk.0.path().join("sessions");
+    let directory = disk.path().join("sessions");
     let keys = filled(&directory, 20).await;
     let store = open(&directory);
-    let ballast = disk.0.path().join("ballast");
-    fs::write(&ballast, vec![7; 1 << 20]).unwrap_err();
+    disk.fill();
     let mut kept = keys.len();
     let big = "x".repeat(20_000);
     let mut failed = None;
@@ -218,7 +305,7 @@ async fn on_a_full_disk_an_update_fails_nothing_stored_is_lost_and_it_heals_by_i
         });
         assert_eq!(found.await.unwrap().id_server, n.to_string());
     }
-    fs::remove_file(&ballast).unwrap();
+    disk.make_room();
     let after = Key::foreign_sid("after");
     soon("the file is written again", async {
         while store.update(&after, NOW, |_| (put("after", 900), ())).await.is_err() {

@@ -119,8 +119,8 @@ async fn a_verdict_whose_answer_is_lost_is_known_all_the_same() {
         let verdict = lossy.lose(in_flight::conclude(&store, &key, &request_id, || NOW)).await.unwrap();
         assert_eq!(verdict, Some(sent));
         for store in [&store, &other] {
-            assert_eq!(in_flight::conclude(store, &key, &request_id, NOW).await.unwrap(), None, "it is told once");
-            assert!(in_flight::claim(store, &key, NOW).await.unwrap().is_none());
+            assert_eq!(in_flight::conclude(store, &key, &request_id, || NOW).await.unwrap(), None, "it is told once");
+            assert!(in_flight::claim(store, &key, 1, NOW).await.unwrap().is_none());
         }
     }
 }

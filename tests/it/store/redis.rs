@@ -74,7 +74,7 @@ async fn every_key_ends_with_its_record_and_none_is_kept_for_ever() {
     let note = Note::new(RequestId::from_random([7; 8]), Purpose::Password, 1, None, None, NOW);
     let key = in_flight::key(&Person::new(&store).threepid, &person.client_secret);
     in_flight::announce(&store, &key, &note, || NOW).await.unwrap();
-    in_flight::claim(&store, &key, NOW).await.unwrap().unwrap();
+    in_flight::claim(&store, &key, 1, NOW).await.unwrap().unwrap();
     let server = &redis.servers[0];
     let keys = server.keys();
     assert_eq!(keys.len(), 6, "{keys:?}");

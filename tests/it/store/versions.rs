@@ -169,13 +169,13 @@ async fn records_of_an_older_and_a_newer_shim_are_read_and_changed_and_keep_what
         write(store, &Key::foreign_sid("17"), put("b", 900)).await;
         is_kept(kept.record("foreign").as_ref(), newer);
 
-        let note = in_flight::claim(store, &kept.note(), NOW).await.unwrap().unwrap();
+        let note = in_flight::claim(store, &kept.note(), 1, NOW).await.unwrap().unwrap();
         assert_eq!((note.purpose, note.accept_language.as_deref()), (Purpose::Register, Some("de")));
         is_kept(kept.record("note").as_ref(), newer);
         let sent = Verdict::Sent { sid: begun };
         in_flight::decide(store, &kept.note(), &sent, NOW).await.unwrap();
         is_kept(kept.record("note").as_ref(), newer);
-        assert_eq!(in_flight::conclude(store, &kept.note(), &note.request_id, NOW).await.unwrap(), Some(sent));
+        assert_eq!(in_flight::conclude(store, &kept.note(), &note.request_id, || NOW).await.unwrap(), Some(sent));
         assert_eq!(kept.record("note"), None);
     }
 }
