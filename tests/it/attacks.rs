@@ -3,6 +3,7 @@
 
 mod addresses;
 mod bodies;
+mod codes;
 mod creds;
 mod identity_door;
 mod links;
