@@ -130,14 +130,20 @@ pub async fn claim(store: &Store, key: &Key<Note>, now: Timestamp) -> Result<Opt
     Ok(marked.filter(|(_, claimed)| *claimed).map(|(note, _)| note))
 }
 
-/// Leaves the verdict for the front.
-pub async fn decide(store: &Store, key: &Key<Note>, verdict: &Verdict, now: Timestamp) -> Result<(), StoreError> {
+/// Leaves the verdict for the front, in the note that was taken up: if it is gone, another's is none of its business.
+pub async fn decide(
+    store: &Store,
+    key: &Key<Note>,
+    request_id: &RequestId,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let decide = |current: Option<Note>| match current {
-        Some(note) => {
+        Some(note) if note.request_id == *request_id => {
             let decided = Note { verdict: Some(verdict.clone()), ..note };
             (Change::Put { until: decided.until, record: decided }, ())
         }
-        None => (Change::Keep, ()),
+        Some(_) | None => (Change::Keep, ()),
     };
     store.update(key, now, decide).await
 }
@@ -153,4 +159,32 @@ pub async fn conclude(
     let concluded = Edit { when: Vec::new(), from, effect: Effect::Remove };
     let marked = store.mark(key, now, &[concluded], |note: &Note| note.until).await?;
     Ok(marked.filter(|(_, concluded)| *concluded).and_then(|(note, _)| note.verdict))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{Address, Medium};
+    use crate::telemetry::Metrics;
+
+    /// The identity door was slow, and the homeserver gave it up: the client's next request has the note by then.
+    #[tokio::test]
+    async fn a_late_verdict_is_not_left_in_the_next_note() {
+        let store = Store::open(&crate::config::Store::Memory, &Metrics::new()).unwrap();
+        let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
+        let (key, now) = (key(&threepid, &ClientSecret::parse("s").unwrap()), Timestamp::from_millis(1000));
+        let [late, next] = [1, 2].map(|n| RequestId::from_random([n; 8]));
+        for id in [&late, &next] {
+            let note = Note::new(id.clone(), Purpose::Register, 1, None, None, now);
+            announce(&store, &key, &note, || now).await.unwrap();
+            claim(&store, &key, now).await.unwrap().unwrap();
+            if *id == late {
+                assert_eq!(conclude(&store, &key, id, now).await.unwrap(), None);
+            }
+        }
+        let sent = |n| Verdict::Sent { sid: Sid::from_random([n; 16]) };
+        decide(&store, &key, &next, &sent(2), now).await.unwrap();
+        decide(&store, &key, &late, &sent(1), now).await.unwrap();
+        assert_eq!(conclude(&store, &key, &next, now).await.unwrap(), Some(sent(2)));
+    }
 }

@@ -178,7 +178,7 @@ async fn measure(store: &Store, sids: &[Sid], task: usize) -> (Vec<Duration>, Ve
         in_flight::announce(store, &key, &note, now).await.unwrap();
         in_flight::claim(store, &key, now()).await.unwrap().unwrap();
         let own = begin(store, &fresh).await;
-        in_flight::decide(store, &key, &Verdict::Sent { sid: own }, now()).await.unwrap();
+        in_flight::decide(store, &key, &fresh.request_id, &Verdict::Sent { sid: own }, now()).await.unwrap();
         in_flight::conclude(store, &key, &fresh.request_id, now()).await.unwrap().unwrap();
         asked.push(began.elapsed());
 

@@ -223,7 +223,7 @@ impl Person {
             self.mails.lock().unwrap().push((purpose, sid.clone()));
             store.update_session(&sid, NOW, |session| session.mailed(1)).await.unwrap();
         }
-        in_flight::decide(store, &key, &Verdict::Sent { sid: sid.clone() }, NOW).await.unwrap();
+        in_flight::decide(store, &key, &request_id, &Verdict::Sent { sid: sid.clone() }, NOW).await.unwrap();
         self.noted.0.fetch_sub(1, Ordering::SeqCst);
         let verdict = in_flight::conclude(store, &key, &request_id, NOW).await.unwrap();
         assert_eq!(verdict, Some(Verdict::Sent { sid: sid.clone() }));
