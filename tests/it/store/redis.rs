@@ -191,6 +191,22 @@ async fn records_of_an_older_and_a_newer_shim_are_read() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_rate_of_more_than_one_in_a_millisecond_is_a_limit_too() {
+    let redis = Redis::single().await;
+    let limit = Limit::new("request_token_per_ip", &store(&redis));
+    for (key, count) in [("a", 3000), ("b", 7)] {
+        let rate = Rate { count, per: Duration::from_secs(1) };
+        for _ in 0..count {
+            limit.take(key, rate, NOW).await.unwrap();
+        }
+        assert!(limit.take(key, rate, NOW).await.is_err(), "{rate:?}");
+        limit.give_back(key, rate, NOW).await;
+        limit.take(key, rate, NOW).await.unwrap();
+        assert!(limit.take(key, rate, NOW).await.is_err(), "{rate:?}");
+    }
+}
+
 /// S§5.11.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_takes_over_is_found_and_a_server_that_comes_back_is_used() {
