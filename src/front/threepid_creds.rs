@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use crate::body::{self, Form, Object};
@@ -233,7 +233,8 @@ fn owner(completion: Completion, head: &Parts, uia_session: Option<&str>, body: 
         Completion::Account3pid => access_token(head).map(|token| Owner::access_token(&token)),
         Completion::Uia(_) | Completion::OtherUia => uia_session.map(Owner::uia_session),
     };
-    known.unwrap_or_else(|| Owner::request(body))
+    let authorization = head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    known.unwrap_or_else(|| Owner::request(body, authorization, head.uri.query()))
 }
 
 /// From the `Authorization` field or, as old clients have it, from the query
