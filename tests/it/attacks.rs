@@ -14,6 +14,7 @@ mod page;
 mod paths;
 mod purposes;
 mod secrets;
+mod stages;
 
 use serde_json::{Value, json};
 

@@ -7,11 +7,12 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::value::RawValue;
 
+use super::ThreepidCreds;
 use super::alive::Living;
-use super::{Carried, ThreepidCreds};
+use super::carried::{AllCarried, Carried};
 use crate::body::{self, Object};
 use crate::front::forward::Body;
-use crate::matrix::{Purpose, Refusal, Timestamp};
+use crate::matrix::{Purpose, Refusal, Sid, Timestamp};
 use crate::session::{Owner, Reserved, Session, Settled, Told};
 use crate::store::{Change, Key, UiaStage};
 use crate::telemetry::Subject;
@@ -37,7 +38,7 @@ pub(super) struct Exchange {
     pub(super) sent: Bytes,
     pub(super) purpose: Purpose,
     pub(super) living: Living,
-    pub(super) carried: Carried,
+    pub(super) carried: AllCarried,
     pub(super) owner: Owner,
     pub(super) uia_session: Option<String>,
     /// The homeserver has learnt MSC2263 since the session began. If it delegates to the identity door it asks; if it
@@ -46,54 +47,76 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) async fn run(self) -> Result<Response<Body>, Refusal> {
-        self.reserve().await?;
-        if !self.mark_uia_session().await? {
-            self.settle(&Shown::default(), &mut None).await?;
-            return Err(Refusal::creds());
+    pub(super) async fn run(mut self) -> Result<Response<Body>, Refusal> {
+        loop {
+            self.reserve().await?;
+            let remembered = self.mark_uia_session().await?;
+            let fits = match &remembered {
+                Some(remembered) => self.carried.remember(remembered),
+                None => Err(Refusal::creds()),
+            };
+            if let Ok(true) = fits {
+                break;
+            }
+            // Others were completed in the UIA session meanwhile, and are to be reserved before this one is.
+            self.settle(&Shown::default(), &mut Vec::new()).await?;
+            fits?;
         }
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
         let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
-        let mut told = None;
-        let told = match self.settle(&shown, &mut told).await {
-            Ok(told) => told,
-            Err(refusal) => {
-                self.settle_later(shown, told);
-                return Err(refusal);
-            }
-        };
-        if self.handed_over && told == Told::Nothing && shown.waits {
+        let mut told = Vec::new();
+        if let Err(refusal) = self.settle(&shown, &mut told).await {
+            self.settle_later(shown, told);
+            return Err(refusal);
+        }
+        if self.handed_over && told.iter().all(|told| *told == Told::Nothing) && shown.waits {
             return Err(Refusal::creds());
         }
         Ok(answer?.map(Body::from))
     }
 
     /// Says what the UIA session is for before the homeserver completes a stage in it: from then on it would complete any
-    /// endpoint, and the answer that shows it is still to come. `false` when it is for something else already.
-    async fn mark_uia_session(&self) -> Result<bool, Refusal> {
-        let Some(id) = &self.uia_session else { return Ok(true) };
-        let now = self.parts.clock.now();
-        let mark = |current: Option<UiaStage>| {
-            if let Some(stage) = current {
-                return (Change::Keep, stage.purpose == self.purpose);
+    /// endpoint, and the answer that shows it is still to come. What was completed there so far; `None` when it is for something
+    /// else already.
+    async fn mark_uia_session(&self) -> Result<Option<Vec<Sid>>, Refusal> {
+        let Some(id) = &self.uia_session else { return Ok(Some(Vec::new())) };
+        loop {
+            let now = self.parts.clock.now();
+            let mark = |current: Option<UiaStage>| {
+                if let Some(stage) = current {
+                    return (Change::Keep, (stage.purpose == self.purpose).then(|| stage.completed_with()));
+                }
+                let record = UiaStage::new(self.purpose);
+                (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, Some(Vec::new()))
+            };
+            let remembered = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
+            if remembered.is_none() || !self.parts.under_way.elsewhere(id, self.purpose).await? {
+                return Ok(remembered);
             }
-            let record = UiaStage { purpose: self.purpose, sid: None };
-            (Change::Put { record, until: now.after(UIA_STAGE_LEASE) }, true)
-        };
-        let fits = self.parts.store.update(&Key::uia_session(id), now, mark).await?;
-        while fits && self.parts.under_way.elsewhere(id, self.purpose).await? {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        Ok(fits)
+    }
+
+    /// All sessions that are carried, or none.
+    async fn reserve(&self) -> Result<(), Refusal> {
+        for carried in self.carried.iter() {
+            if let Err(refusal) = self.reserve_one(carried).await {
+                if !self.carried.is_one() {
+                    self.settle(&Shown::default(), &mut Vec::new()).await?;
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(())
     }
 
     /// Waits while another request holds the session; it never fails because of that. One of a process that ended is not
     /// waited for, where that can be known: in a store that is this process's alone.
-    async fn reserve(&self) -> Result<(), Refusal> {
+    async fn reserve_one(&self, carried: &Carried) -> Result<(), Refusal> {
         let (is_shared, alive) = (self.parts.store.is_shared(), &self.parts.alive);
         loop {
             let now = self.parts.clock.now();
-            let secret = self.carried.client_secret.as_ref();
+            let secret = carried.client_secret.as_ref();
             let reserve = |session: &mut Session| {
                 if !is_shared {
                     session.abandon_unless(|holder| alive.has(holder));
@@ -101,8 +124,8 @@ impl Exchange {
                 let reserved = session.reserve(&self.living.holder, self.purpose, secret, &self.owner, now);
                 (reserved, session.threepid.medium)
             };
-            let reserved = self.parts.store.update_session(&self.carried.sid, now, reserve).await?;
-            if let Some((_, medium)) = reserved {
+            let reserved = self.parts.store.update_session(&carried.sid, now, reserve).await?;
+            if let Some((_, medium)) = reserved.filter(|_| secret.is_some() || self.carried.is_one()) {
                 Subject::of(&self.head.extensions).note_medium(medium);
             }
             match reserved.map(|(reserved, _)| reserved) {
@@ -115,7 +138,7 @@ impl Exchange {
 
     /// What the homeserver did with the session is done, whether the store can be told at the moment or not: while it cannot,
     /// the session stays reserved.
-    fn settle_later(self, shown: Shown, mut told: Option<Told>) {
+    fn settle_later(self, shown: Shown, mut told: Vec<Told>) {
         tokio::spawn(async move {
             for _ in 0..SETTLE_TRIES {
                 tokio::time::sleep(SETTLE_AGAIN).await;
@@ -127,30 +150,33 @@ impl Exchange {
         });
     }
 
-    /// `done`: what the homeserver had been told, once the session itself is settled.
-    async fn settle(&self, shown: &Shown, done: &mut Option<Told>) -> Result<Told, Refusal> {
+    /// `done`: what the homeserver had been told of each session, once it is settled.
+    async fn settle(&self, shown: &Shown, done: &mut Vec<Told>) -> Result<(), Refusal> {
         let now = self.parts.clock.now();
-        let told = match *done {
-            Some(told) => told,
-            None => *done.insert(self.settle_session(shown, now).await?),
-        };
+        for carried in self.carried.iter().skip(done.len()) {
+            done.push(self.settle_session(carried, shown, now).await?);
+        }
+        let validated = || self.carried.iter().zip(done.iter()).filter(|(_, told)| **told == Told::Validated);
         let uia_sessions = [&self.uia_session, &shown.uia_session];
-        for id in uia_sessions.into_iter().flatten().filter(|_| told == Told::Validated) {
-            let stage = UiaStage { purpose: self.purpose, sid: Some(self.carried.sid.clone()) };
+        for id in uia_sessions.into_iter().flatten().filter(|_| validated().next().is_some()) {
             let until = now.after(UIA_STAGE_LIFETIME);
-            let put = |_| (Change::Put { record: stage.clone(), until }, ());
+            let put = |current: Option<UiaStage>| {
+                let mut record = current.unwrap_or_else(|| UiaStage::new(self.purpose));
+                record.purpose = self.purpose;
+                validated().for_each(|(carried, _)| record.add(&carried.sid));
+                (Change::Put { record, until }, ())
+            };
             self.parts.store.update(&Key::uia_session(id), now, put).await?;
         }
-        Ok(told)
+        Ok(())
     }
 
-    async fn settle_session(&self, shown: &Shown, now: Timestamp) -> Result<Told, Refusal> {
-        let by_uia_session_alone = self.carried.client_secret.is_none();
+    async fn settle_session(&self, carried: &Carried, shown: &Shown, now: Timestamp) -> Result<Told, Refusal> {
         // The homeserver's word for the UIA session: it begins another when it does not know the client's.
         let owner = shown.uia_session.as_deref().map_or_else(|| self.owner.clone(), Owner::uia_session);
         let settle = |session: &mut Session| {
             let told = session.told(&self.living.holder);
-            let used = told == Told::Validated || by_uia_session_alone;
+            let used = told == Told::Validated || carried.is_remembered;
             let settled = match shown.outcome {
                 Some(Completed::Request) if used => Settled::Consumed(owner.clone()),
                 Some(Completed::Stage) if told == Told::Validated => Settled::Bound(owner.clone()),
@@ -159,7 +185,7 @@ impl Exchange {
             session.settle(&self.living.holder, settled, now);
             told
         };
-        Ok(self.parts.store.update_session(&self.carried.sid, now, settle).await?.unwrap_or(Told::Nothing))
+        Ok(self.parts.store.update_session(&carried.sid, now, settle).await?.unwrap_or(Told::Nothing))
     }
 }
 
