@@ -31,6 +31,8 @@ pub enum NotAnObject {
     Duplicate,
     #[error("Content has too many keys.")]
     TooManyKeys,
+    #[error("Content has too many elements in a list.")]
+    TooManyElements,
     #[error("Content is nested too deeply.")]
     TooDeep,
 }
@@ -39,9 +41,11 @@ impl From<NotAnObject> for Refusal {
     fn from(error: NotAnObject) -> Self {
         let errcode = match error {
             NotAnObject::NotJson => Errcode::MNotJson,
-            NotAnObject::NotObject | NotAnObject::Duplicate | NotAnObject::TooManyKeys | NotAnObject::TooDeep => {
-                Errcode::MBadJson
-            }
+            NotAnObject::NotObject
+            | NotAnObject::Duplicate
+            | NotAnObject::TooManyKeys
+            | NotAnObject::TooManyElements
+            | NotAnObject::TooDeep => Errcode::MBadJson,
         };
         Self::bad_request(errcode, error.to_string())
     }

@@ -11,6 +11,12 @@ const SPELLINGS: [&str; 3] = ["threepid_creds", "three_pid_creds", "threepidcred
 /// What would have the homeserver publish an address that the shim verified; no identity server publishes for us.
 const BINDING: [&str; 4] = ["bind", "bind_email", "bind_msisdn", "id_access_token"];
 
+/// Creds in one body at most; clients send two, the same in two spellings. Each may be a look into the store.
+const MOST: usize = 8;
+
+/// The identity server of a sid and the client_secret it was asked for with.
+pub type CameFrom = BTreeMap<(String, Option<String>), String>;
+
 /// Where an endpoint's homeserver looks for creds, and under which name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -26,13 +32,18 @@ pub struct Creds {
     pub sid: Option<String>,
     pub client_secret: Option<String>,
     pub id_server: Option<String>,
+    /// What stands under its other name besides.
+    pub also_id_server: Option<String>,
+    /// The sid is a list or an object: texts, one of them ours perhaps, to whoever unpacks it.
+    pub packed_sid: bool,
     /// The sid is there and neither an integer nor in the grammar of sids.
     pub odd_sid: bool,
 }
 
 impl Creds {
     fn of(object: &Object<'_>) -> Self {
-        let either = |snake: &str, camel: &str| object.string(snake).or_else(|| object.string(camel));
+        let snake = object.string("id_server");
+        let camel = object.string("idserver").filter(|name| !name.is_empty());
         // Sydent's sids are numbers, and some clients send them as such.
         let number = |raw: &RawValue| raw.get().bytes().all(|b| b.is_ascii_digit()).then(|| raw.get().to_owned());
         let sid = object.string("sid").or_else(|| object.get("sid").and_then(number));
@@ -40,11 +51,23 @@ impl Creds {
             (1..=255).contains(&sid.len()) && sid.bytes().all(|b| b.is_ascii_alphanumeric() || b".=_-".contains(&b))
         };
         Self {
+            packed_sid: object.get("sid").is_some_and(|sid| sid.get().starts_with(['[', '{'])),
             odd_sid: object.get("sid").is_some() && !sid.as_ref().is_some_and(fits),
             sid,
-            client_secret: either("client_secret", "clientsecret"),
-            id_server: either("id_server", "idserver").filter(|name| !name.is_empty()),
+            client_secret: object.string("client_secret").or_else(|| object.string("clientsecret")),
+            also_id_server: camel.clone().filter(|_| snake.is_some()),
+            id_server: snake.map_or(camel, |name| Some(name).filter(|name| !name.is_empty())),
         }
+    }
+
+    /// Whom a homeserver may take them to name.
+    pub fn id_servers(&self) -> impl Iterator<Item = &String> {
+        self.id_server.iter().chain(&self.also_id_server)
+    }
+
+    pub fn names_two_servers(&self) -> bool {
+        self.id_server.is_some()
+            && self.also_id_server.as_ref().is_some_and(|also| self.id_server.as_ref() != Some(also))
     }
 }
 
@@ -99,6 +122,7 @@ fn collect(container: &Object<'_>, all: &mut Vec<Creds>) -> Result<(), NotAnObje
     for raw in SPELLINGS.iter().filter_map(|name| container.get(name)) {
         for one in elements(raw).unwrap_or_else(|| vec![raw]) {
             match Object::of(one) {
+                Ok(_) if all.len() >= MOST => return Err(NotAnObject::TooManyElements),
                 Ok(creds) => all.push(Creds::of(&creds)),
                 Err(NotAnObject::NotObject) => {}
                 Err(error) => return Err(error),
@@ -226,6 +250,31 @@ mod tests {
         }
         let object = Object::parse(br#"{"initial":{"x":1,"x":2},"auth":{"params":{"y":1,"y":2}}}"#).unwrap();
         assert_eq!(read(&object).unwrap(), []);
+    }
+
+    #[test]
+    fn the_eighth_creds_of_a_body_are_the_last() {
+        let all = |count: usize| format!(r#"{{"auth":{{"threepid_creds":[{}{{}}]}}}}"#, "{},".repeat(count - 1));
+        assert_eq!(read(&Object::parse(all(8).as_bytes()).unwrap()).unwrap().len(), 8);
+        assert_eq!(read(&Object::parse(all(9).as_bytes()).unwrap()).unwrap_err(), NotAnObject::TooManyElements);
+    }
+
+    #[test]
+    fn whom_creds_name_is_read_in_every_spelling_there_is() {
+        let names = |creds: &str| {
+            let creds = Creds::of(&Object::parse(creds.as_bytes()).unwrap());
+            (creds.id_servers().cloned().collect::<Vec<_>>().join(" "), creds.names_two_servers())
+        };
+        for (creds, named, two) in [
+            (r#"{"Id_Server":"x","idServer":"us"}"#, "x us", true),
+            (r#"{"id_server":"us","idServer":"us"}"#, "us us", false),
+            (r#"{"ID_SERVER":"","idServer":"us"}"#, "us", false),
+            (r#"{"id_server":null,"idserver":"us"}"#, "us", false),
+            (r#"{"id_server":"us","idServer":""}"#, "us", false),
+            (r#"{"id_server":["us"]}"#, "", false),
+        ] {
+            assert_eq!(names(creds), (named.to_owned(), two), "{creds}");
+        }
     }
 
     #[test]
