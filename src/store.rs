@@ -129,6 +129,12 @@ impl Key<ForeignSid> {
     pub fn foreign_sid(sid: &str) -> Self {
         Self::new(Digest::of(sid.as_bytes()).as_hex())
     }
+
+    /// That client's: identity servers number their sids, and two of them give out the same.
+    #[must_use]
+    pub fn of_client(self, client_secret: &str) -> Self {
+        Self { name: format!("{}:{}", self.name, Digest::of(client_secret.as_bytes()).as_hex()), ..self }
+    }
 }
 
 /// One digest for a medium, address and client_secret: what a request in flight is known by.

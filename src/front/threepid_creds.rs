@@ -193,9 +193,11 @@ impl ThreepidCreds {
             return Ok(None);
         }
         let mut came_from = BTreeMap::new();
-        for sid in all.iter().filter(|creds| creds.id_server.is_none()).filter_map(|creds| creds.sid.as_ref()) {
-            if let Some(record) = self.store.get(&Key::foreign_sid(sid), self.clock.now()).await? {
-                came_from.insert(sid.clone(), record.id_server);
+        for creds in all.iter().filter(|creds| creds.id_server.is_none()) {
+            let (Some(sid), client_secret) = (&creds.sid, &creds.client_secret) else { continue };
+            let key = Key::foreign_sid(sid).of_client(client_secret.as_deref().unwrap_or_default());
+            if let Some(record) = self.store.get(&key, self.clock.now()).await? {
+                came_from.insert((sid.clone(), client_secret.clone()), record.id_server);
             }
         }
         creds::mend(object, &came_from, &config.identity.name);

@@ -109,12 +109,14 @@ pub fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) {
 
 /// Gives creds without `id_server` the one their sid came from, or ours when nothing is known of the sid: the
 /// homeserver's 401 then tells the client to wait, where "No id_server in creds" would end its polling (P§5.2).
-pub fn mend(body: &mut Object<'_>, came_from: &BTreeMap<String, String>, ours: &str) {
+pub fn mend(body: &mut Object<'_>, came_from: &CameFrom, ours: &str) {
     edit(body, &mut |creds| {
         creds.remove("id_access_token");
-        let Creds { sid: Some(sid), id_server: None, odd_sid: false, .. } = Creds::of(creds) else { return };
+        let Creds { sid: Some(sid), client_secret, id_server: None, odd_sid: false, .. } = Creds::of(creds) else {
+            return;
+        };
         creds.remove("idserver");
-        creds.set_string("id_server", came_from.get(&sid).map_or(ours, String::as_str));
+        creds.set_string("id_server", came_from.get(&(sid, client_secret)).map_or(ours, String::as_str));
     });
 }
 
@@ -288,10 +290,15 @@ mod tests {
 
     #[test]
     fn creds_without_id_server_get_the_one_their_sid_came_from_or_ours() {
-        let came_from = BTreeMap::from([("17".to_owned(), "vector.im".to_owned())]);
+        let of = |secret: &str| ("17".to_owned(), Some(secret.to_owned()));
+        let came_from = CameFrom::from([(of("c"), "vector.im".to_owned()), (of("d"), "other.example".to_owned())]);
         let table = [
-            (r#"{"sid":"17"}"#, r#"{"sid":"17","id_server":"vector.im"}"#),
-            (r#"{"sid":17,"id_server":""}"#, r#"{"sid":17,"id_server":"vector.im"}"#),
+            (r#"{"sid":"17","client_secret":"c"}"#, r#"{"sid":"17","client_secret":"c","id_server":"vector.im"}"#),
+            (
+                r#"{"sid":17,"id_server":"","clientSecret":"d"}"#,
+                r#"{"sid":17,"id_server":"other.example","clientSecret":"d"}"#,
+            ),
+            (r#"{"sid":"17"}"#, r#"{"sid":"17","id_server":"us:1"}"#),
             (r#"{"sid":"18","idServer":null}"#, r#"{"sid":"18","id_server":"us:1"}"#),
             (
                 r#"{"sid":"17","idServer":"matrix.org","id_access_token":"t"}"#,

@@ -3,10 +3,10 @@
 //! The same creds are found as by a walk over the whole tree, and so are those that Python would see. Pointed at us, all of
 //! them name us and nothing binds; mended, none lacks an identity server; either way every other byte stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use threepid_shim::body::Object;
-use threepid_shim::front::threepid_creds::creds::{self, Creds, Place};
+use threepid_shim::front::threepid_creds::creds::{self, CameFrom, Creds, Place};
 
 use super::first_line;
 use super::json::{self, Json, Kind, fold};
@@ -63,7 +63,8 @@ fn pointed(mut object: Object<'_>, before: &Json<'_>, walked: &[Creds], place: P
 }
 
 fn mended(mut object: Object<'_>, before: &Json<'_>, walked: &[Creds]) {
-    let came_from = BTreeMap::from([("17".to_owned(), "vector.im".to_owned())]);
+    let of = |secret: Option<&str>| ("17".to_owned(), secret.map(str::to_owned));
+    let came_from = CameFrom::from([(of(None), "vector.im".to_owned()), (of(Some("s")), "matrix.org".to_owned())]);
     creds::mend(&mut object, &came_from, US);
     let sent = object.to_bytes();
     let after = json::read(&sent).expect("JSON is sent");
@@ -71,7 +72,8 @@ fn mended(mut object: Object<'_>, before: &Json<'_>, walked: &[Creds]) {
     assert_eq!(now.len(), walked.len());
     for (now, was) in now.iter().zip(walked) {
         assert_eq!((&now.sid, &now.client_secret, now.odd_sid), (&was.sid, &was.client_secret, was.odd_sid));
-        let known = was.sid.as_ref().filter(|_| !was.odd_sid).map(|sid| came_from.get(sid).map_or(US, String::as_str));
+        let known = was.sid.clone().filter(|_| !was.odd_sid);
+        let known = known.map(|sid| came_from.get(&(sid, was.client_secret.clone())).map_or(US, String::as_str));
         assert_eq!(now.id_server.as_deref(), was.id_server.as_deref().or(known));
     }
     assert!(all_creds(&after).iter().all(|creds| member(creds, "id_access_token").is_none()));

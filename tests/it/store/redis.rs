@@ -167,10 +167,11 @@ async fn records_of_an_older_and_a_newer_shim_are_read() {
     let text = include_str!("records-1.json");
     let records: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).unwrap();
     let sid = Sid::from_random([1; 16]);
+    let digest = |name: &[u8]| threepid_shim::matrix::Digest::of(name).as_hex().to_owned();
     let names = [
         ("session", format!("session:{}", sid.as_str())),
-        ("uia", "uia:".to_owned() + threepid_shim::matrix::Digest::of(b"u").as_hex()),
-        ("foreign", "foreign:".to_owned() + threepid_shim::matrix::Digest::of(b"17").as_hex()),
+        ("uia", format!("uia:{}", digest(b"u"))),
+        ("foreign", format!("foreign:{}:{}", digest(b"17"), digest(b"s3cr3t"))),
     ];
     assert_eq!(records.len(), names.len());
     for newer in [false, true] {
@@ -185,8 +186,8 @@ async fn records_of_an_older_and_a_newer_shim_are_read() {
         let session = store.get(&Key::session(&sid), NOW).await.unwrap().unwrap();
         assert_eq!((session.purpose, session.threepid.address.expose()), (Purpose::Register, "alice@example.org"));
         let stage: UiaStage = store.get(&Key::uia_session("u"), NOW).await.unwrap().unwrap();
-        assert_eq!(stage.purpose, Purpose::Register);
-        let foreign: ForeignSid = store.get(&Key::foreign_sid("17"), NOW).await.unwrap().unwrap();
+        assert_eq!((stage.purpose, stage.completed_with().len()), (Purpose::Register, 1));
+        let foreign: ForeignSid = store.get(&Key::foreign_sid("17").of_client("s3cr3t"), NOW).await.unwrap().unwrap();
         assert_eq!(foreign.id_server, "vector.im");
     }
 }
