@@ -63,7 +63,7 @@ impl Exchange {
             fits?;
         }
         let answer = self.parts.forward.ask(&self.head, self.sent.clone(), ANSWER_LIMIT).await;
-        let shown = answer.as_ref().map_or_else(|_| Shown::default(), Shown::by);
+        let shown = answer.as_ref().map_or_else(|_| Shown::unknown(), Shown::by);
         let mut told = Vec::new();
         if let Err(refusal) = self.settle(&shown, &mut told).await {
             self.settle_later(shown, told);
@@ -180,7 +180,8 @@ impl Exchange {
             let settled = match shown.outcome {
                 Some(Completed::Request) if used => Settled::Consumed(owner.clone()),
                 Some(Completed::Stage) if told == Told::Validated => Settled::Bound(owner.clone()),
-                Some(Completed::Request | Completed::Stage) | None => Settled::Released,
+                Some(Completed::Unknown) if used => Settled::Bound(self.owner.clone()),
+                Some(Completed::Request | Completed::Stage | Completed::Unknown) | None => Settled::Released,
             };
             session.settle(&self.living.holder, settled, now);
             told
@@ -204,12 +205,21 @@ enum Completed {
     Request,
     /// A 401 that lists the stage among the completed ones.
     Stage,
+    /// No answer, or one that says nothing of what was done before it failed.
+    Unknown,
 }
 
 impl Shown {
+    fn unknown() -> Self {
+        Self { outcome: Some(Completed::Unknown), ..Self::default() }
+    }
+
     fn by(answer: &Response<Bytes>) -> Self {
         if answer.status().is_success() {
             return Self { outcome: Some(Completed::Request), ..Self::default() };
+        }
+        if answer.status().is_server_error() {
+            return Self::unknown();
         }
         let object = Object::parse(answer.body()).ok().filter(|_| answer.status() == StatusCode::UNAUTHORIZED);
         let Some(object) = object else { return Self::default() };
