@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::matrix::{ClientSecret, Errcode, NextLink, Purpose, Refusal, Sid, Threepid, Timestamp};
 use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, Watch, digest_of};
-use crate::telemetry::RequestId;
+use crate::telemetry::{Process, RequestId};
 
 /// How long a note lives at most: the homeserver gives up its callback after 60 s, and what that began ends within 60 s more.
 const LEASE: Duration = Duration::from_secs(120);
@@ -32,6 +32,9 @@ pub struct Note {
     pub current: Option<Sid>,
     /// The callback has come: it comes once.
     claimed: bool,
+    /// To which process. Older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<Process>,
     verdict: Option<Verdict>,
     until: Timestamp,
 }
@@ -95,6 +98,7 @@ impl Note {
             accept_language,
             current,
             claimed: false,
+            by: None,
             verdict: None,
             until,
         }
@@ -142,26 +146,33 @@ pub async fn claim(
     now: Timestamp,
 ) -> Result<Option<Note>, StoreError> {
     let when = vec![format!("\"send_attempt\":{send_attempt},")];
-    let effect = Effect::Replace(r#""claimed":true"#.to_owned());
+    let effect = Effect::Replace(format!(r#""claimed":true,"by":"{}""#, store.process()));
     let claimed = Edit { when, from: UNCLAIMED.to_owned(), effect };
     let marked = store.mark(key, now, &[claimed], |note: &Note| note.until).await?;
     Ok(marked.filter(|(_, claimed)| *claimed).map(|(note, _)| note))
 }
 
-/// Leaves the verdict for the front.
-pub async fn decide(store: &Store, key: &Key<Note>, verdict: &Verdict, now: Timestamp) -> Result<(), StoreError> {
+/// Leaves the verdict for the front, in the note that was taken up: if it is gone, another's is none of its business.
+pub async fn decide(
+    store: &Store,
+    key: &Key<Note>,
+    request_id: &RequestId,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let decide = |current: Option<Note>| match current {
-        Some(note) => {
+        Some(note) if note.request_id == *request_id => {
             let decided = Note { verdict: Some(verdict.clone()), ..note };
             (Change::Put { until: decided.until, record: decided }, ())
         }
-        None => (Change::Keep, ()),
+        Some(_) | None => (Change::Keep, ()),
     };
     store.update(key, now, decide).await
 }
 
 /// The front is done with the homeserver: takes the note away and reads what the identity door decided, if it was asked. A
-/// homeserver that gave up its callback does not have the message stopped: what becomes of it is waited for.
+/// homeserver that gave up its callback does not have the message stopped: what becomes of it is waited for, while the process
+/// that sends it lives.
 pub async fn conclude(
     store: &Store,
     key: &Key<Note>,
@@ -175,7 +186,7 @@ pub async fn conclude(
         effect: Effect::Remove,
     };
     let mut edits = vec![own(&[UNCLAIMED]), own(&[DECIDED])];
-    let until = Instant::now() + UNDECIDED;
+    let (mut watch, until) = (Watch::default(), Instant::now() + UNDECIDED);
     loop {
         match store.mark(key, clock(), &edits, |note: &Note| note.until).await? {
             Some((note, true)) => return Ok(note.verdict),
@@ -188,12 +199,48 @@ pub async fn conclude(
                 edits = vec![own(&[])];
                 break;
             }
-            let note = store.get(key, clock()).await?;
-            if note.is_none_or(|note| note.request_id != *request_id || note.verdict.is_some()) {
+            let now = clock();
+            let note = store.get(key, now).await?.filter(|note| note.request_id == *request_id);
+            let by = note.as_ref().and_then(|note| note.by);
+            if let Some(by) = by
+                && !store.is_alive(by, &mut watch, now).await?
+            {
+                edits = vec![own(&[])];
+                break;
+            }
+            if note.is_none_or(|note| note.verdict.is_some()) {
                 // The attempt is counted at the same time: whoever asks again finds it counted.
                 tokio::time::sleep(LOOK_AGAIN).await;
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::{Address, Medium};
+    use crate::telemetry::Metrics;
+
+    /// The identity door was slow, and the homeserver gave it up: the client's next request has the note by then.
+    #[tokio::test(start_paused = true)]
+    async fn a_late_verdict_is_not_left_in_the_next_note() {
+        let store = Store::open(&crate::config::Store::Memory, &Metrics::new()).unwrap();
+        let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
+        let (key, now) = (key(&threepid, &ClientSecret::parse("s").unwrap()), Timestamp::from_millis(1000));
+        let [late, next] = [1, 2].map(|n| RequestId::from_random([n; 8]));
+        for id in [&late, &next] {
+            let note = Note::new(id.clone(), Purpose::Register, 1, None, None, now);
+            announce(&store, &key, &note, || now).await.unwrap();
+            claim(&store, &key, 1, now).await.unwrap().unwrap();
+            if *id == late {
+                assert_eq!(conclude(&store, &key, id, || now).await.unwrap(), None);
+            }
+        }
+        let sent = |n| Verdict::Sent { sid: Sid::from_random([n; 16]) };
+        decide(&store, &key, &next, &sent(2), now).await.unwrap();
+        decide(&store, &key, &late, &sent(1), now).await.unwrap();
+        assert_eq!(conclude(&store, &key, &next, || now).await.unwrap(), Some(sent(2)));
     }
 }

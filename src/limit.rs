@@ -32,8 +32,8 @@ pub struct Limit {
 
 #[derive(Debug)]
 struct Bucket {
-    /// When it will be empty again.
-    empty_at: Timestamp,
+    /// When it will be empty again, since the Unix epoch: one of many may take less than a millisecond.
+    empty_at: Duration,
     /// Under another rate, after a reload, it is begun anew: who was locked out by the old one is let in at once.
     rate: Rate,
 }
@@ -91,21 +91,21 @@ impl Limit {
             return;
         }
         if let Some(mut bucket) = self.buckets.get_mut(key).filter(|bucket| bucket.rate == rate) {
-            let left = now.until(bucket.empty_at).saturating_sub(rate.interval());
-            bucket.empty_at = now.after(left);
+            bucket.empty_at = bucket.empty_at.saturating_sub(rate.interval()).max(since_epoch(now));
         }
     }
 
     fn take_here(&self, key: &str, rate: Rate, now: Timestamp) -> Result<(), Duration> {
         let key = if self.has_room_for(key, now) { key } else { SHARED };
+        let now = since_epoch(now);
         let mut bucket = self.buckets.entry(key.to_owned()).or_insert(Bucket { empty_at: now, rate });
         if bucket.rate != rate {
             *bucket = Bucket { empty_at: now, rate };
         }
         // Fuller than full it was filled by a clock that ran ahead and was set right.
-        bucket.empty_at = bucket.empty_at.max(now).min(now.after(rate.per));
-        let filled = bucket.empty_at.after(rate.interval());
-        let over = now.after(rate.per).until(filled);
+        bucket.empty_at = bucket.empty_at.max(now).min(now + rate.per);
+        let filled = bucket.empty_at + rate.interval();
+        let over = filled.saturating_sub(now + rate.per);
         if !over.is_zero() {
             return Err(over);
         }
@@ -115,7 +115,7 @@ impl Limit {
 
     /// Forgets the buckets that are empty.
     pub fn expire(&self, now: Timestamp) {
-        self.buckets.retain(|_, bucket| now < bucket.empty_at);
+        self.buckets.retain(|_, bucket| since_epoch(now) < bucket.empty_at);
     }
 
     fn has_room_for(&self, key: &str, now: Timestamp) -> bool {
@@ -129,6 +129,10 @@ impl Limit {
         }
         self.buckets.len() < self.most_keys
     }
+}
+
+fn since_epoch(now: Timestamp) -> Duration {
+    Duration::from_millis(now.as_millis())
 }
 
 /// The key of a client: an IPv4 address, or the /64 that one IPv6 host commands.
@@ -176,6 +180,22 @@ mod tests {
         limit.take("b", RATE, at(4)).await.unwrap();
         limit.take("a", RATE, at(10)).await.unwrap();
         assert_eq!(limited(limit.take("a", RATE, at(10)).await), Some(Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn a_rate_of_more_than_one_in_a_millisecond_is_a_limit_too() {
+        for (count, per) in
+            [(100_000, Duration::from_secs(60)), (1_000_000, Duration::from_secs(1)), (7, Duration::from_secs(1))]
+        {
+            let (limit, rate) = (new(), Rate { count, per });
+            for _ in 0..count {
+                limit.take("a", rate, at(0)).await.unwrap();
+            }
+            assert!(limited(limit.take("a", rate, at(0)).await).unwrap() <= rate.interval(), "{rate:?}");
+            limit.give_back("a", rate, at(0)).await;
+            limit.take("a", rate, at(0)).await.unwrap();
+            assert!(limit.take("a", rate, at(0)).await.is_err(), "{rate:?}");
+        }
     }
 
     #[tokio::test]

@@ -170,8 +170,16 @@ impl Session {
         self.send_attempt = Some(self.send_attempt.map_or(send_attempt, |counted| counted.max(send_attempt)));
     }
 
-    /// Whether the link is right, and if so whether it was confirmed already. Changes nothing.
+    /// Whether the link is right, and if so whether it was confirmed already. Changes nothing, and so tells nothing of a
+    /// code: whoever tries one has to be counted.
     pub fn look(&self, client_secret: &ClientSecret, token: &Token, now: Timestamp) -> Result<Submitted, Wrong> {
+        match self.threepid.medium {
+            Medium::Email => self.compare(client_secret, token, now),
+            Medium::Msisdn => Err(Wrong::Token),
+        }
+    }
+
+    fn compare(&self, client_secret: &ClientSecret, token: &Token, now: Timestamp) -> Result<Submitted, Wrong> {
         if self.client_secret != client_secret.digest() {
             return Err(Wrong::Secret);
         }
@@ -201,11 +209,11 @@ impl Session {
         now: Timestamp,
         lifetimes: Lifetimes,
     ) -> Result<Submitted, Wrong> {
-        let looked = self.look(client_secret, token, now);
-        if looked == Err(Wrong::Token) && self.threepid.medium == Medium::Msisdn && self.state == State::Requested {
+        let compared = self.compare(client_secret, token, now);
+        if compared == Err(Wrong::Token) && self.threepid.medium == Medium::Msisdn && self.state == State::Requested {
             self.wrong_codes += 1;
         }
-        let submitted = looked?;
+        let submitted = compared?;
         if submitted == Submitted::First {
             self.state = State::Validated { at: now };
             self.expires = now.after(lifetimes.validated);
@@ -318,6 +326,20 @@ pub(super) mod tests {
         let end = 10 + 86_400;
         assert_eq!(session.look(&secret("s3cr3t"), &token(1), at(end - 1)), Ok(Submitted::Again));
         assert_eq!(session.look(&secret("s3cr3t"), &token(1), at(end)), Err(Wrong::Expired));
+    }
+
+    #[test]
+    fn s4_5_a_look_tells_nothing_of_a_code_and_a_submit_counts_it() {
+        let address = Address::msisdn("GB", "07400 123456").unwrap();
+        let mut session = mailed();
+        session.threepid = Threepid { medium: Medium::Msisdn, address };
+        for n in [1, 2] {
+            assert_eq!(session.look(&secret("s3cr3t"), &token(n), at(1)), Err(Wrong::Token));
+        }
+        for _ in 0..MOST_WRONG_CODES {
+            assert_eq!(session.submit(&secret("s3cr3t"), &token(2), at(1), LIFETIMES), Err(Wrong::Token));
+        }
+        assert_eq!(session.submit(&secret("s3cr3t"), &token(1), at(1), LIFETIMES), Err(Wrong::Expired));
     }
 
     #[test]

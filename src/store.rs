@@ -54,8 +54,31 @@ impl Record for Current {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UiaStage {
     pub purpose: Purpose,
-    /// Of which the homeserver was told there that its address is validated.
-    pub sid: Option<Sid>,
+    /// The last of `sids`. All that older versions know, and write.
+    sid: Option<Sid>,
+    /// Of which the homeserver was told there that their addresses are validated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sids: Vec<Sid>,
+}
+
+impl UiaStage {
+    pub fn new(purpose: Purpose) -> Self {
+        Self { purpose, sid: None, sids: Vec::new() }
+    }
+
+    /// The sessions whose stages the homeserver may have completed there.
+    pub fn completed_with(&self) -> Vec<Sid> {
+        let last = self.sid.iter().filter(|sid| !self.sids.contains(sid));
+        self.sids.iter().chain(last).cloned().collect()
+    }
+
+    pub fn add(&mut self, sid: &Sid) {
+        self.sids = self.completed_with();
+        if !self.sids.contains(sid) {
+            self.sids.push(sid.clone());
+        }
+        self.sid = Some(sid.clone());
+    }
 }
 
 impl Record for UiaStage {
@@ -109,6 +132,12 @@ impl Key<UiaStage> {
 impl Key<ForeignSid> {
     pub fn foreign_sid(sid: &str) -> Self {
         Self::new(Digest::of(sid.as_bytes()).as_hex())
+    }
+
+    /// That client's: identity servers number their sids, and two of them give out the same.
+    #[must_use]
+    pub fn of_client(self, client_secret: &str) -> Self {
+        Self { name: format!("{}:{}", self.name, Digest::of(client_secret.as_bytes()).as_hex()), ..self }
     }
 }
 

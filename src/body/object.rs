@@ -15,10 +15,12 @@ const MOST_KEYS: usize = 500;
 const MOST_DEPTH: usize = 500;
 
 /// A JSON object with its keys in order, each value as its bytes: numbers, escapes and what lies deeper stay as sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Object<'a> {
     fields: Vec<(String, Cow<'a, RawValue>)>,
 }
+
+crate::matrix::hidden!(Object<'_>);
 
 /// Why a body is not an object we can read as the homeserver would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +33,8 @@ pub enum NotAnObject {
     Duplicate,
     #[error("Content has too many keys.")]
     TooManyKeys,
+    #[error("Content has too many elements in a list.")]
+    TooManyElements,
     #[error("Content is nested too deeply.")]
     TooDeep,
 }
@@ -39,9 +43,11 @@ impl From<NotAnObject> for Refusal {
     fn from(error: NotAnObject) -> Self {
         let errcode = match error {
             NotAnObject::NotJson => Errcode::MNotJson,
-            NotAnObject::NotObject | NotAnObject::Duplicate | NotAnObject::TooManyKeys | NotAnObject::TooDeep => {
-                Errcode::MBadJson
-            }
+            NotAnObject::NotObject
+            | NotAnObject::Duplicate
+            | NotAnObject::TooManyKeys
+            | NotAnObject::TooManyElements
+            | NotAnObject::TooDeep => Errcode::MBadJson,
         };
         Self::bad_request(errcode, error.to_string())
     }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use crate::body::{self, Form};
 use crate::config::{Config, Shared};
 use crate::limit::{Limit, Limited, client_key};
-use crate::matrix::{self, ClientSecret, Digest, Errcode, NextLink, Purpose, Refusal, Sid, Token};
+use crate::matrix::{self, ClientSecret, Digest, Errcode, Medium, NextLink, Purpose, Refusal, Sid, Token};
 use crate::serve::{self, Clock, Stamp};
 use crate::session::{Lifetimes, Session, Submitted, Wrong};
 use crate::store::{Key, Store, StoreError};
@@ -96,7 +96,7 @@ impl Answer<'_> {
             Ok(session) => session,
             Err(error) => return self.try_later(error),
         };
-        let Some(session) = session.filter(|session| session.purpose == self.purpose) else {
+        let Some(session) = session.filter(|session| self.is_for(session)) else {
             return self.invalid();
         };
         match session.look(&link.client_secret, &link.token, now) {
@@ -104,6 +104,11 @@ impl Answer<'_> {
             Ok(Submitted::Again) => self.page(StatusCode::OK, PageKind::AlreadyConfirmed, None),
             Err(Wrong::Secret | Wrong::Token | Wrong::Expired) => self.invalid(),
         }
+    }
+
+    /// A phone has no link: tries of its code are counted, and here they are not.
+    fn is_for(&self, session: &Session) -> bool {
+        session.purpose == self.purpose && session.threepid.medium == Medium::Email
     }
 
     fn ask(&self, session: &Session, link: &Link) -> Result<Response<Bytes>, Refusal> {
@@ -142,7 +147,7 @@ impl Answer<'_> {
         };
         let now = self.parts.clock.now();
         let submit = |session: &mut Session| {
-            if session.purpose != self.purpose || Some(&session.nonce) != nonce.as_ref() {
+            if !self.is_for(session) || Some(&session.nonce) != nonce.as_ref() {
                 return Err(Wrong::Token);
             }
             let submitted = session.submit(&link.client_secret, &link.token, now, lifetimes)?;

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::front::forward::Forward;
 use crate::front::route::Route;
-use crate::homeserver::{Sockets, Unanswered};
+use crate::homeserver::Sockets;
 use crate::matrix::Refusal;
 use crate::serve::{Ambiguous, Carrying, HEAD, IDLE, Peer, STALLED, Unusual};
 use crate::wire::{Field, Framing, Persistence, RequestHead, Scan, begins_a_request, scan};
@@ -46,8 +46,10 @@ pub struct Fast {
 enum Came {
     Ordinary(Request),
     Unusual(Unusual),
-    /// A body without a reading.
-    Malformed,
+    /// A body without a reading, of a HEAD or of anything else.
+    Malformed {
+        is_head: bool,
+    },
     /// Nothing more will.
     Nothing,
 }
@@ -93,8 +95,8 @@ impl Fast {
                     connection.until = Instant::now() + IDLE;
                 }
                 Came::Unusual(unusual) => return Some(unusual),
-                Came::Malformed => {
-                    self.refuse(&mut connection, Ambiguous::Chunk.into()).await;
+                Came::Malformed { is_head } => {
+                    self.refuse(&mut connection, Ambiguous::Chunk.into(), is_head).await;
                     return None;
                 }
                 Came::Nothing => return None,
@@ -113,13 +115,16 @@ impl Fast {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let mut idle = self.sockets.take();
+        let is_head = request.is_head;
         loop {
             let reused = idle.is_some();
             let socket = match idle.take() {
                 Some(socket) => socket,
                 None => match self.sockets.connect().await {
                     Ok(socket) => socket,
-                    Err(unanswered) => return self.unanswered(connection, &unanswered).await,
+                    Err(unanswered) => {
+                        return self.refuse(connection, self.forward.unanswered(&unanswered), is_head).await;
+                    }
                 },
             };
             let mut exchange =
@@ -137,21 +142,14 @@ impl Fast {
                 }
                 End::Stale => {}
                 End::Cut => return Persistence::Close,
-                End::Unanswered => return self.refuse(connection, self.forward.broken()).await,
-                End::Malformed => return self.refuse(connection, Ambiguous::Chunk.into()).await,
+                End::Unanswered => return self.refuse(connection, self.forward.broken(), is_head).await,
+                End::Malformed => return self.refuse(connection, Ambiguous::Chunk.into(), is_head).await,
             }
         }
     }
 
-    async fn unanswered<S>(&self, connection: &mut Connection<'_, S>, unanswered: &Unanswered) -> Persistence
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
-    {
-        self.refuse(connection, self.forward.unanswered(unanswered)).await
-    }
-
-    /// Our own answer. What of the request is still to come is unknown, so that nothing may follow.
-    async fn refuse<S>(&self, connection: &mut Connection<'_, S>, refusal: Refusal) -> Persistence
+    /// Our own answer, to HEAD without its body. What of the request is still to come is unknown, so that nothing may follow.
+    async fn refuse<S>(&self, connection: &mut Connection<'_, S>, refusal: Refusal, is_head: bool) -> Persistence
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -165,7 +163,9 @@ impl Fast {
         }
         let length = format!("content-length: {}\r\nconnection: close\r\n\r\n", answer.body().len());
         bytes.extend_from_slice(length.as_bytes());
-        bytes.extend_from_slice(answer.body());
+        if !is_head {
+            bytes.extend_from_slice(answer.body());
+        }
         // Who does not take it does not want it.
         let written = async {
             connection.io.write_all(&bytes).await?;
@@ -215,7 +215,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         let came = self.look(&read, self.seen);
         match &came {
             Some(Came::Ordinary(_)) => {}
-            Some(Came::Unusual(_) | Came::Malformed | Came::Nothing) | None => *self.read = read,
+            Some(Came::Unusual(_) | Came::Malformed { .. } | Came::Nothing) | None => *self.read = read,
         }
         if came.is_none() {
             self.seen = self.read.len();
@@ -251,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             return unusual(self, how);
         }
         let mut upload = parsed.framing.clone();
-        let Ok(mine) = upload.advance(behind) else { return Some(Came::Malformed) };
+        let Ok(mine) = upload.advance(behind) else { return Some(Came::Malformed { is_head: method == Method::HEAD }) };
         let (body, next) = behind.split_at(mine);
         let safe = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
         let mut first = Vec::with_capacity(head.len() + body.len() + 64);

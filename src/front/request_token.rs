@@ -127,6 +127,7 @@ impl RequestToken {
         mut object: Object<'_>,
         id_server: String,
     ) -> Result<Response<Body>, Refusal> {
+        let client_secret = object.string("client_secret").unwrap_or_default();
         let sent = if object.remove("id_access_token") { object.to_bytes() } else { bytes.clone() };
         let answer = self.forward.ask(&head, sent, ANSWER_LIMIT).await?;
         let sid = Object::parse(answer.body()).ok().and_then(|object| object.string("sid"));
@@ -136,7 +137,7 @@ impl RequestToken {
                 let record = ForeignSid { id_server: id_server.clone() };
                 (Change::Put { record, until: now.after(FOREIGN_SID_LIFETIME) }, ())
             };
-            self.store.update(&Key::foreign_sid(&sid), now, put).await?;
+            self.store.update(&Key::foreign_sid(&sid).of_client(&client_secret), now, put).await?;
         }
         Ok(answer.map(Body::from))
     }

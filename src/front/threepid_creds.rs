@@ -1,6 +1,7 @@
 //! Registration, password, 3pid: where a request carries a sid of ours, point it at us, and only where it may be used.
 
 mod alive;
+mod carried;
 #[doc(hidden)] // Open to tests/fuzz, no room's to name.
 pub mod creds;
 mod exchange;
@@ -12,18 +13,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use crate::body::{self, Form, Object};
 use crate::config::{RouteMode, Shared};
 use crate::front::forward::{Body, Forward};
-use crate::matrix::{ClientSecret, Medium, Purpose, Refusal, Sid};
+use crate::matrix::{Medium, Purpose, Refusal};
 use crate::serve::{Clock, Detached};
 use crate::session::Owner;
 use crate::store::{Key, Store, Watch};
 use crate::telemetry::{RequestId, Subject};
 use alive::Alive;
+use carried::{AllCarried, ours};
 use creds::{Creds, Place};
 use exchange::{Exchange, Ran};
 use under_way::{Entered, UnderWay};
@@ -73,13 +75,6 @@ pub struct ThreepidCreds {
     detached: Detached,
 }
 
-/// A session of ours that a request carries, by its sid or by the UIA session it was shown in.
-struct Carried {
-    sid: Sid,
-    /// `None` when only the UIA session says it.
-    client_secret: Option<ClientSecret>,
-}
-
 impl ThreepidCreds {
     pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock, detached: Detached) -> Self {
         let under_way = UnderWay::new(&store, &clock);
@@ -120,20 +115,20 @@ impl ThreepidCreds {
             return Err(Refusal::creds());
         }
         let us = self.config.load().identity.name.clone();
-        let (carried, sent) = if let Some(carried) = ours(&all, &us)? {
+        let in_creds = ours(&all, &us)?;
+        let sent = if in_creds.is_some() {
             creds::point_at_us(&mut object, completion.place(), &us);
-            (carried, object.to_bytes())
-        } else if let Some(sid) = stage.and_then(|stage| stage.sid) {
-            (Carried { sid, client_secret: None }, bytes.clone())
+            object.to_bytes()
         } else {
-            let sent = self.mend_foreign(&mut object, &all, completion).await?;
-            return self.relay(head, sent.unwrap_or_else(|| bytes.clone()), under_way).await;
+            self.mend_foreign(&mut object, &all, completion).await?.unwrap_or_else(|| bytes.clone())
         };
-        Subject::of(&head.extensions).note_sid(&carried.sid);
+        let carried = AllCarried::new(in_creds, &stage.map(|stage| stage.completed_with()).unwrap_or_default())?;
+        let Some(main) = carried.main() else { return self.relay(head, sent, under_way).await };
+        Subject::of(&head.extensions).note_sid(&main.sid);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
         let parts = self.clone();
-        let (living, handed_over) = (self.alive.enter(holder, &carried.sid)?, false);
+        let (living, handed_over) = (self.alive.enter(holder, &main.sid)?, false);
         let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
         drop(under_way);
         self.run(exchange).await
@@ -144,7 +139,8 @@ impl ThreepidCreds {
         let (mut exchange, mut dead) = (Box::new(exchange), None);
         let (mut watch, mut pause) = (Watch::default(), LOOK_AGAIN);
         loop {
-            let ran = self.detached.spawn(exchange.run(dead.take())).await.map_err(|_panicked| Refusal::internal())??;
+            let ran =
+                self.detached.spawn(exchange.run(dead.take())).await.map_err(|_panicked| Refusal::internal())??;
             let holder = match ran {
                 Ran::Answered(answer) => return Ok(answer),
                 Ran::Busy { exchange: back, holder } => {
@@ -182,20 +178,20 @@ impl ThreepidCreds {
         let object = Object::parse(&bytes).ok();
         let all = object.as_ref().and_then(|object| creds::read(object).ok()).unwrap_or_default();
         let us = self.config.load().identity.name.clone();
-        let Some(carried) = ours(&all, &us).unwrap_or_default() else { return self.forward.relay(&head, bytes).await };
+        let Some(in_creds) = ours(&all, &us).unwrap_or_default() else { return self.forward.relay(&head, bytes).await };
         // What the homeserver began by itself is its own affair.
-        let session = self.store.get(&Key::session(&carried.sid), self.clock.now()).await?;
+        let session = self.store.get(&Key::session(&in_creds.sid), self.clock.now()).await?;
+        Subject::of(&head.extensions).note_sid(&in_creds.sid);
         if session.is_some_and(|session| session.purpose == Purpose::Delegated) {
-            Subject::of(&head.extensions).note_sid(&carried.sid);
             return self.forward.relay(&head, bytes).await;
         }
         let uia_session = object.as_ref().and_then(creds::uia_session);
         let purpose = completion.purpose().ok_or_else(Refusal::creds)?;
         let holder = head.extensions.get::<RequestId>().cloned().ok_or_else(Refusal::internal)?;
         let owner = owner(completion, &head, uia_session.as_deref(), &bytes);
-        Subject::of(&head.extensions).note_sid(&carried.sid);
+        let living = self.alive.enter(holder, &in_creds.sid)?;
+        let carried = AllCarried::new(Some(in_creds), &[])?;
         let (parts, sent, handed_over) = (self.clone(), bytes, true);
-        let living = self.alive.enter(holder, &carried.sid)?;
         let exchange = Exchange { parts, head, sent, purpose, living, carried, owner, uia_session, handed_over };
         self.run(exchange).await
     }
@@ -226,32 +222,15 @@ impl ThreepidCreds {
             return Ok(None);
         }
         let mut came_from = BTreeMap::new();
-        for sid in all.iter().filter(|creds| creds.id_server.is_none()).filter_map(|creds| creds.sid.as_ref()) {
-            if let Some(record) = self.store.get(&Key::foreign_sid(sid), self.clock.now()).await? {
-                came_from.insert(sid.clone(), record.id_server);
+        for creds in all.iter().filter(|creds| creds.id_server.is_none()) {
+            let (Some(sid), client_secret) = (&creds.sid, &creds.client_secret) else { continue };
+            let key = Key::foreign_sid(sid).of_client(client_secret.as_deref().unwrap_or_default());
+            if let Some(record) = self.store.get(&key, self.clock.now()).await? {
+                came_from.insert((sid.clone(), client_secret.clone()), record.id_server);
             }
         }
         creds::mend(object, &came_from, &config.identity.name);
         Ok(Some(object.to_bytes()))
-    }
-}
-
-/// The session of ours that creds carry, when one of them does. Creds of a body that disagree are one request for two
-/// sessions, and homeservers would take different ones. A sid that is no sid, for us to vouch for, is one that reads as
-/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing (P§3.3).
-fn ours(all: &[Creds], us: &str) -> Result<Option<Carried>, Refusal> {
-    if all.iter().any(|creds| creds.odd_sid && creds.id_server.as_deref() == Some(us)) {
-        return Err(Refusal::creds());
-    }
-    let Some(first) = all.iter().find(|creds| creds.sid.as_deref().is_some_and(Sid::is_ours)) else {
-        return Ok(None);
-    };
-    let disagree = all.iter().any(|creds| creds.sid != first.sid || creds.client_secret != first.client_secret);
-    let sid = first.sid.as_deref().and_then(Sid::parse);
-    let client_secret = first.client_secret.as_deref().and_then(ClientSecret::parse);
-    match (sid, client_secret) {
-        (Some(sid), Some(client_secret)) if !disagree => Ok(Some(Carried { sid, client_secret: Some(client_secret) })),
-        (Some(_), Some(_)) | (None, _) | (_, None) => Err(Refusal::creds()),
     }
 }
 
@@ -261,7 +240,8 @@ fn owner(completion: Completion, head: &Parts, uia_session: Option<&str>, body: 
         Completion::Account3pid => access_token(head).map(|token| Owner::access_token(&token)),
         Completion::Uia(_) | Completion::OtherUia => uia_session.map(Owner::uia_session),
     };
-    known.unwrap_or_else(|| Owner::request(body))
+    let authorization = head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    known.unwrap_or_else(|| Owner::request(body, authorization, head.uri.query()))
 }
 
 /// From the `Authorization` field or, as old clients have it, from the query

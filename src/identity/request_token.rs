@@ -71,7 +71,8 @@ impl RequestToken {
                 Ok((_, To::Rest)) | Err(_) => Ok(()),
             }
         };
-        let (counted, decided) = tokio::join!(counted, in_flight::decide(&self.store, &key, &verdict, now));
+        let (counted, decided) =
+            tokio::join!(counted, in_flight::decide(&self.store, &key, &note.request_id, &verdict, now));
         counted?;
         decided?;
         let errcode = sent.as_ref().err().map(|refusal| refusal.errcode.as_str());

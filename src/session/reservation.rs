@@ -27,9 +27,18 @@ impl Owner {
         Self(Digest::of(format!("token {token}").as_bytes()))
     }
 
-    /// Creds sent at once, without a UIA session, have no owner but the request itself: its exact repeat.
-    pub fn request(body: &[u8]) -> Self {
-        Self(Digest::of(&[b"request ", body].concat()))
+    /// Creds sent at once, without a UIA session, have no owner but the request itself: its exact repeat, by whom its
+    /// `Authorization` and its query say.
+    pub fn request(body: &[u8], authorization: Option<&[u8]>, query: Option<&str>) -> Self {
+        let mut request = [b"request ", body].concat();
+        for (name, value) in [(b'a', authorization), (b'q', query.map(str::as_bytes))] {
+            if let Some(value) = value {
+                // No JSON, field or query holds a NUL.
+                request.extend_from_slice(&[0, name]);
+                request.extend_from_slice(value);
+            }
+        }
+        Self(Digest::of(&request))
     }
 }
 

@@ -70,12 +70,17 @@ impl Store {
         self.update(&key(self.pulse.process), now, beat).await
     }
 
-    /// Whether the process of this request lives, as far as `watch` can tell. One that never counted is of a version that
-    /// does not; what it holds ends by itself.
+    /// Whether the process of this request is alive.
     pub async fn lives(&self, request: &RequestId, watch: &mut Watch, now: Timestamp) -> Result<bool, StoreError> {
-        let Some(process) = request.process().filter(|process| self.is_shared() && *process != self.process()) else {
+        let Some(process) = request.process() else { return Ok(true) };
+        self.is_alive(process, watch, now).await
+    }
+
+    /// As far as `watch` can tell. One that never counted is of a version that does not; what it holds ends by itself.
+    pub async fn is_alive(&self, process: Process, watch: &mut Watch, now: Timestamp) -> Result<bool, StoreError> {
+        if !self.is_shared() || process == self.process() {
             return Ok(true);
-        };
+        }
         let at = Instant::now();
         if let Some(seen) = watch.0.get(&process).filter(|seen| at < seen.looked + LOOK) {
             return Ok(seen.looked < seen.since + STILL);

@@ -69,19 +69,19 @@ while at <= #ARGV do
 end
 return {0, current}";
 
-/// KEYS: the bucket, which is the time it will be empty. ARGV: now, the interval, and the whole span, in milliseconds.
-/// Returns for how long there is none, or 0. Fuller than full it was filled by a clock ahead of this one.
+/// KEYS: the bucket, which is the time it will be empty. ARGV: now, the interval, and the whole span, in milliseconds and
+/// fractions of them, as that time is. Returns for how long there is none, or 0. Fuller than full it was filled by a clock ahead of this one.
 const TAKE: &str = "
 local now, per = tonumber(ARGV[1]), tonumber(ARGV[3])
 local empty_at = math.max(tonumber(redis.call('GET', KEYS[1])) or 0, now)
 if empty_at > now + per then
   empty_at = now + per
-  redis.call('SET', KEYS[1], string.format('%.0f', empty_at), 'PX', ARGV[3])
+  redis.call('SET', KEYS[1], string.format('%.6f', empty_at), 'PX', ARGV[3])
 end
 local filled = empty_at + tonumber(ARGV[2])
 local over = filled - now - per
-if over > 0 then return over end
-if filled > now then redis.call('SET', KEYS[1], string.format('%.0f', filled), 'PX', string.format('%.0f', filled - now)) end
+if over > 0 then return math.ceil(over) end
+redis.call('SET', KEYS[1], string.format('%.6f', filled), 'PX', string.format('%.0f', math.ceil(filled - now)))
 return 0";
 
 /// ARGV: now, the interval.
@@ -90,8 +90,8 @@ local filled = tonumber(redis.call('GET', KEYS[1]))
 if not filled then return 0 end
 filled = filled - tonumber(ARGV[2])
 local left = filled - tonumber(ARGV[1])
-if left < 1 then redis.call('DEL', KEYS[1])
-else redis.call('SET', KEYS[1], string.format('%.0f', filled), 'PX', string.format('%.0f', left)) end
+if left <= 0 then redis.call('DEL', KEYS[1])
+else redis.call('SET', KEYS[1], string.format('%.6f', filled), 'PX', string.format('%.0f', math.ceil(left))) end
 return 0";
 
 pub(super) struct Redis {
@@ -190,14 +190,14 @@ impl Redis {
     /// Takes one of a limit that all replicas share, or says after how long there will be one.
     pub(super) async fn take(&self, bucket: &str, rate: Rate, now: Timestamp) -> Result<Option<Duration>, StoreError> {
         let mut call = script(TAKE, bucket);
-        call.arg(now.as_millis()).arg(millis(rate.interval())).arg(millis(rate.per));
+        call.arg(now.as_millis()).arg(interval(rate)).arg(millis(rate.per));
         let over: u64 = self.link.ask(&call).await?;
         Ok((over > 0).then(|| Duration::from_millis(over)))
     }
 
     pub(super) async fn give_back(&self, bucket: &str, rate: Rate, now: Timestamp) -> Result<(), StoreError> {
         let mut call = script(GIVE_BACK, bucket);
-        call.arg(now.as_millis()).arg(millis(rate.interval()));
+        call.arg(now.as_millis()).arg(interval(rate));
         let _: u8 = self.link.ask(&call).await?;
         Ok(())
     }
@@ -241,6 +241,12 @@ fn was_removed(kept: &[u8]) -> bool {
 
 fn some(bytes: Vec<u8>) -> Option<Vec<u8>> {
     (!bytes.is_empty()).then_some(bytes)
+}
+
+/// In milliseconds, down to nanoseconds; today's times have a quarter of a microsecond in Lua.
+fn interval(rate: Rate) -> String {
+    let nanos = rate.interval().as_nanos();
+    format!("{}.{:06}", nanos / 1_000_000, nanos % 1_000_000)
 }
 
 fn millis(span: Duration) -> u64 {

@@ -1,15 +1,31 @@
 //! Which request it is, and of which process.
 
 use std::fmt;
+use std::num::ParseIntError;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// One run of the shim, among those that may share a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Process(u32);
 
 impl Process {
     pub fn from_random(random: [u8; 4]) -> Self {
         Self(u32::from_be_bytes(random))
+    }
+}
+
+impl From<Process> for String {
+    fn from(process: Process) -> Self {
+        process.to_string()
+    }
+}
+
+impl TryFrom<String> for Process {
+    type Error = ParseIntError;
+
+    fn try_from(name: String) -> Result<Self, ParseIntError> {
+        u32::from_str_radix(&name, 16).map(Self)
     }
 }
 
@@ -39,7 +55,7 @@ impl RequestIds {
 
 /// Ties the client's call, the homeserver's callback, the mail's `Message-ID` and the click together: 16 hexadecimal
 /// digits, in every log line that belongs to them. The first 8 are the process's.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct RequestId(String);
 

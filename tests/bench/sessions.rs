@@ -195,7 +195,7 @@ async fn measure(store: &Arc<Store>, sids: &[(usize, Sid)], task: usize) -> (Vec
         let own = begun.unwrap().0;
         let verdict = Verdict::Sent { sid: own.clone() };
         let count = store.update_session(&own, now(), |session| session.mailed(1));
-        let (counted, decided) = tokio::join!(count, in_flight::decide(store, &key, &verdict, now()));
+        let (counted, decided) = tokio::join!(count, in_flight::decide(store, &key, request_id, &verdict, now()));
         counted.unwrap().unwrap();
         decided.unwrap();
         in_flight::conclude(store, &key, request_id, now).await.unwrap().unwrap();

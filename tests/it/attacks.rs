@@ -3,6 +3,7 @@
 
 mod addresses;
 mod bodies;
+mod codes;
 mod creds;
 mod identity_door;
 mod links;
@@ -13,6 +14,7 @@ mod page;
 mod paths;
 mod purposes;
 mod secrets;
+mod stages;
 
 use serde_json::{Value, json};
 

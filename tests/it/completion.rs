@@ -1,6 +1,7 @@
 //! Completions: every way clients have written creds, who may repeat one, and what the shim leaves as it came.
 
 mod foreign;
+mod lost;
 
 use std::time::Duration;
 

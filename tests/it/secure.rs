@@ -101,7 +101,8 @@ pub fn as_dendrite(client: &Value) -> (&'static str, String) {
 }
 
 /// A scripted homeserver that calls the identity door `door` back for every requestToken, with what `write` makes of
-/// the client's body, keeps what the door said, and answers the client with what `answer` makes of that.
+/// the client's body, keeps what the door said, and answers the client with what `answer` makes of that. Nothing, or
+/// an answer that says `Connection: close`, ends the connection.
 pub struct Caller {
     pub homeserver: Homeserver,
     pub door: String,
@@ -135,7 +136,11 @@ impl Caller {
                         answered = Some(get_validated_3pid(&name, sid, secret).await);
                         keep.lock().unwrap().extend(answered.clone());
                     }
-                    conversation.write(answer(&request, answered.as_ref())).await;
+                    let answer = answer(&request, answered.as_ref());
+                    conversation.write(&answer).await;
+                    if answer.is_empty() || String::from_utf8_lossy(&answer).contains("Connection: close") {
+                        return;
+                    }
                 }
             }
         })

@@ -19,7 +19,7 @@ use threepid_shim::in_flight::{self, Note, Verdict};
 use threepid_shim::matrix::{Address, ClientSecret, Medium, Purpose, Sid, Threepid, Timestamp, Token};
 use threepid_shim::serve::Clock;
 use threepid_shim::session::{Asked, Lifetimes, Owner, Reserved, Session, Settled, Submitted, Wrong};
-use threepid_shim::store::{Change, Client, ForeignSid, Fresh, Key, Record, Store};
+use threepid_shim::store::{Change, Client, ForeignSid, Fresh, Key, Record, Store, UiaStage};
 use threepid_shim::telemetry::{Metrics, RequestId};
 
 use crate::legacy::unique;
@@ -139,6 +139,50 @@ async fn what_a_later_version_has_written_survives_an_update_by_this_one() {
     }
 }
 
+/// `UiaStage` as versions have it that know of one session only.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Earlier {
+    purpose: Purpose,
+    sid: Option<Sid>,
+}
+
+impl Record for Earlier {
+    const KIND: &'static str = UiaStage::KIND;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_completed_a_uia_session_is_known_to_this_version_whichever_wrote_it() {
+    for Kept { kind, store, .. } in &each().await {
+        let name = unique("uia-");
+        let (earlier, ours) = (Key::<Earlier>::new(&name), Key::<UiaStage>::new(&name));
+        let sids = [1, 2, 3].map(|n| Sid::from_random([n; 16]));
+        let by_earlier = async |sid: &Sid| {
+            let record = Earlier { purpose: Purpose::Register, sid: Some(sid.clone()) };
+            store
+                .update(&earlier, NOW, |_| (Change::Put { record: record.clone(), until: at(900) }, ()))
+                .await
+                .unwrap();
+        };
+        let by_us = async |sid: &Sid| {
+            let add = |stage: Option<UiaStage>| {
+                let mut record = stage.unwrap_or_else(|| UiaStage::new(Purpose::Register));
+                record.add(sid);
+                (Change::Put { record, until: at(900) }, ())
+            };
+            store.update(&ours, NOW, add).await.unwrap();
+        };
+        let known = async || store.get(&ours, NOW).await.unwrap().unwrap().completed_with();
+        by_earlier(&sids[0]).await;
+        assert_eq!(known().await, sids[..1], "{kind}");
+        by_us(&sids[1]).await;
+        by_us(&sids[1]).await;
+        assert_eq!(known().await, sids[..2], "{kind}");
+        assert_eq!(store.get(&earlier, NOW).await.unwrap().unwrap().sid.as_ref(), Some(&sids[1]), "{kind}: the last");
+        by_earlier(&sids[2]).await;
+        assert_eq!(known().await, sids, "{kind}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_sees_the_live_record_only() {
     for Kept { kind, store, .. } in &each().await {
@@ -236,7 +280,7 @@ impl Person {
             self.mails.lock().unwrap().push((purpose, sid.clone()));
             store.update_session(&sid, NOW, |session| session.mailed(1)).await.unwrap();
         }
-        in_flight::decide(store, &key, &Verdict::Sent { sid: sid.clone() }, NOW).await.unwrap();
+        in_flight::decide(store, &key, &request_id, &Verdict::Sent { sid: sid.clone() }, NOW).await.unwrap();
         self.noted.0.fetch_sub(1, Ordering::SeqCst);
         let verdict = in_flight::conclude(store, &key, &request_id, || NOW).await.unwrap();
         assert_eq!(verdict, Some(Verdict::Sent { sid: sid.clone() }));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 
 use crate::matrix::{Refusal, Sid};
 use crate::telemetry::RequestId;
@@ -13,7 +13,13 @@ const AT_ONCE: usize = 16;
 
 /// Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Alive(Arc<DashMap<Sid, Vec<RequestId>>>);
+pub(super) struct Alive(Arc<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    holders: DashSet<RequestId>,
+    with: DashMap<Sid, usize>,
+}
 
 /// One of them, until it has told the store what became of the session.
 #[derive(Debug)]
@@ -24,25 +30,28 @@ pub(super) struct Living {
 }
 
 impl Alive {
+    /// `sid`: the session that the request is about.
     pub(super) fn enter(&self, holder: RequestId, sid: &Sid) -> Result<Living, Refusal> {
-        let mut with = self.0.entry(sid.clone()).or_default();
-        if with.len() >= AT_ONCE {
+        let mut with = self.0.with.entry(sid.clone()).or_default();
+        if *with >= AT_ONCE {
             return Err(Refusal::limited(Duration::from_secs(1)));
         }
-        with.push(holder.clone());
+        *with += 1;
+        self.0.holders.insert(holder.clone());
         Ok(Living { holder, sid: sid.clone(), alive: self.clone() })
     }
 
-    pub(super) fn has(&self, holder: &RequestId, sid: &Sid) -> bool {
-        self.0.get(sid).is_some_and(|with| with.contains(holder))
+    pub(super) fn has(&self, holder: &RequestId) -> bool {
+        self.0.holders.contains(holder)
     }
 }
 
 impl Drop for Living {
     fn drop(&mut self) {
-        self.alive.0.remove_if_mut(&self.sid, |_, with| {
-            with.retain(|holder| *holder != self.holder);
-            with.is_empty()
+        self.alive.0.holders.remove(&self.holder);
+        self.alive.0.with.remove_if_mut(&self.sid, |_, with| {
+            *with -= 1;
+            *with == 0
         });
     }
 }

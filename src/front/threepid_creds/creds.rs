@@ -11,6 +11,12 @@ const SPELLINGS: [&str; 3] = ["threepid_creds", "three_pid_creds", "threepidcred
 /// What would have the homeserver publish an address that the shim verified; no identity server publishes for us.
 const BINDING: [&str; 4] = ["bind", "bind_email", "bind_msisdn", "id_access_token"];
 
+/// Creds in one body at most; clients send two, the same in two spellings. Each may be a look into the store.
+const MOST: usize = 8;
+
+/// The identity server of a sid and the client_secret it was asked for with.
+pub type CameFrom = BTreeMap<(String, Option<String>), String>;
+
 /// Where an endpoint's homeserver looks for creds, and under which name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -21,18 +27,25 @@ pub enum Place {
 }
 
 /// What one creds object says. `None` where a homeserver would see nothing it can use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Creds {
     pub sid: Option<String>,
     pub client_secret: Option<String>,
     pub id_server: Option<String>,
+    /// What stands under its other name besides.
+    pub also_id_server: Option<String>,
+    /// The sid is a list or an object: texts, one of them ours perhaps, to whoever unpacks it.
+    pub packed_sid: bool,
     /// The sid is there and neither an integer nor in the grammar of sids.
     pub odd_sid: bool,
 }
 
+crate::matrix::hidden!(Creds);
+
 impl Creds {
     fn of(object: &Object<'_>) -> Self {
-        let either = |snake: &str, camel: &str| object.string(snake).or_else(|| object.string(camel));
+        let snake = object.string("id_server");
+        let camel = object.string("idserver").filter(|name| !name.is_empty());
         // Sydent's sids are numbers, and some clients send them as such.
         let number = |raw: &RawValue| raw.get().bytes().all(|b| b.is_ascii_digit()).then(|| raw.get().to_owned());
         let sid = object.string("sid").or_else(|| object.get("sid").and_then(number));
@@ -40,11 +53,23 @@ impl Creds {
             (1..=255).contains(&sid.len()) && sid.bytes().all(|b| b.is_ascii_alphanumeric() || b".=_-".contains(&b))
         };
         Self {
+            packed_sid: object.get("sid").is_some_and(|sid| sid.get().starts_with(['[', '{'])),
             odd_sid: object.get("sid").is_some() && !sid.as_ref().is_some_and(fits),
             sid,
-            client_secret: either("client_secret", "clientsecret"),
-            id_server: either("id_server", "idserver").filter(|name| !name.is_empty()),
+            client_secret: object.string("client_secret").or_else(|| object.string("clientsecret")),
+            also_id_server: camel.clone().filter(|_| snake.is_some()),
+            id_server: snake.map_or(camel, |name| Some(name).filter(|name| !name.is_empty())),
         }
+    }
+
+    /// Whom a homeserver may take them to name.
+    pub fn id_servers(&self) -> impl Iterator<Item = &String> {
+        self.id_server.iter().chain(&self.also_id_server)
+    }
+
+    pub fn names_two_servers(&self) -> bool {
+        self.id_server.is_some()
+            && self.also_id_server.as_ref().is_some_and(|also| self.id_server.as_ref() != Some(also))
     }
 }
 
@@ -86,12 +111,14 @@ pub fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) {
 
 /// Gives creds without `id_server` the one their sid came from, or ours when nothing is known of the sid: the
 /// homeserver's 401 then tells the client to wait, where "No id_server in creds" would end its polling (P§5.2).
-pub fn mend(body: &mut Object<'_>, came_from: &BTreeMap<String, String>, ours: &str) {
+pub fn mend(body: &mut Object<'_>, came_from: &CameFrom, ours: &str) {
     edit(body, &mut |creds| {
         creds.remove("id_access_token");
-        let Creds { sid: Some(sid), id_server: None, odd_sid: false, .. } = Creds::of(creds) else { return };
+        let Creds { sid: Some(sid), client_secret, id_server: None, odd_sid: false, .. } = Creds::of(creds) else {
+            return;
+        };
         creds.remove("idserver");
-        creds.set_string("id_server", came_from.get(&sid).map_or(ours, String::as_str));
+        creds.set_string("id_server", came_from.get(&(sid, client_secret)).map_or(ours, String::as_str));
     });
 }
 
@@ -99,6 +126,7 @@ fn collect(container: &Object<'_>, all: &mut Vec<Creds>) -> Result<(), NotAnObje
     for raw in SPELLINGS.iter().filter_map(|name| container.get(name)) {
         for one in elements(raw).unwrap_or_else(|| vec![raw]) {
             match Object::of(one) {
+                Ok(_) if all.len() >= MOST => return Err(NotAnObject::TooManyElements),
                 Ok(creds) => all.push(Creds::of(&creds)),
                 Err(NotAnObject::NotObject) => {}
                 Err(error) => return Err(error),
@@ -229,6 +257,31 @@ mod tests {
     }
 
     #[test]
+    fn the_eighth_creds_of_a_body_are_the_last() {
+        let all = |count: usize| format!(r#"{{"auth":{{"threepid_creds":[{}{{}}]}}}}"#, "{},".repeat(count - 1));
+        assert_eq!(read(&Object::parse(all(8).as_bytes()).unwrap()).unwrap().len(), 8);
+        assert_eq!(read(&Object::parse(all(9).as_bytes()).unwrap()).unwrap_err(), NotAnObject::TooManyElements);
+    }
+
+    #[test]
+    fn whom_creds_name_is_read_in_every_spelling_there_is() {
+        let names = |creds: &str| {
+            let creds = Creds::of(&Object::parse(creds.as_bytes()).unwrap());
+            (creds.id_servers().cloned().collect::<Vec<_>>().join(" "), creds.names_two_servers())
+        };
+        for (creds, named, two) in [
+            (r#"{"Id_Server":"x","idServer":"us"}"#, "x us", true),
+            (r#"{"id_server":"us","idServer":"us"}"#, "us us", false),
+            (r#"{"ID_SERVER":"","idServer":"us"}"#, "us", false),
+            (r#"{"id_server":null,"idserver":"us"}"#, "us", false),
+            (r#"{"id_server":"us","idServer":""}"#, "us", false),
+            (r#"{"id_server":["us"]}"#, "", false),
+        ] {
+            assert_eq!(names(creds), (named.to_owned(), two), "{creds}");
+        }
+    }
+
+    #[test]
     fn auth_keeps_the_spelling_that_its_homeserver_does_not_read() {
         let body = r#"{"Auth":{"threepid_creds":{"sid":"17"}}}"#;
         let mut object = Object::parse(body.as_bytes()).unwrap();
@@ -239,10 +292,15 @@ mod tests {
 
     #[test]
     fn creds_without_id_server_get_the_one_their_sid_came_from_or_ours() {
-        let came_from = BTreeMap::from([("17".to_owned(), "vector.im".to_owned())]);
+        let of = |secret: &str| ("17".to_owned(), Some(secret.to_owned()));
+        let came_from = CameFrom::from([(of("c"), "vector.im".to_owned()), (of("d"), "other.example".to_owned())]);
         let table = [
-            (r#"{"sid":"17"}"#, r#"{"sid":"17","id_server":"vector.im"}"#),
-            (r#"{"sid":17,"id_server":""}"#, r#"{"sid":17,"id_server":"vector.im"}"#),
+            (r#"{"sid":"17","client_secret":"c"}"#, r#"{"sid":"17","client_secret":"c","id_server":"vector.im"}"#),
+            (
+                r#"{"sid":17,"id_server":"","clientSecret":"d"}"#,
+                r#"{"sid":17,"id_server":"other.example","clientSecret":"d"}"#,
+            ),
+            (r#"{"sid":"17"}"#, r#"{"sid":"17","id_server":"us:1"}"#),
             (r#"{"sid":"18","idServer":null}"#, r#"{"sid":"18","id_server":"us:1"}"#),
             (
                 r#"{"sid":"17","idServer":"matrix.org","id_access_token":"t"}"#,

@@ -40,7 +40,7 @@ const PLACES: [&str; 12] = [
 ];
 
 /// How creds say `SID`, `SECRET` and our own name.
-const SPELLINGS: [&str; 14] = [
+const SPELLINGS: [&str; 18] = [
     r#"{"sid":"SID","client_secret":"SECRET"}"#,
     r#"{"sid":"SID","client_secret":"SECRET","id_server":"US"}"#,
     r#"{"sid":"SID","clientSecret":"SECRET","idServer":"US"}"#,
@@ -55,6 +55,10 @@ const SPELLINGS: [&str; 14] = [
     r#"{"sid":"17","sid":"SID","client_secret":"SECRET","id_server":"US"}"#,
     r#"{"sid":"%73him_TAIL","client_secret":"SECRET","id_server":"US"}"#,
     r#"{"sid":"17&sid=SID","client_secret":"SECRET","id_server":"US"}"#,
+    r#"{"Id_Server":"x.example","idServer":"US","sid":["SID"],"client_secret":"SECRET"}"#,
+    r#"{"ID_SERVER":"","idServer":"US","sid":{"SID":1},"client_secret":"SECRET"}"#,
+    r#"{"sid":["SID"],"client_secret":"SECRET","id_server":"x.example"}"#,
+    r#"{"Id_Server":"x.example","idServer":"US","sid":"%73him_TAIL","client_secret":"SECRET"}"#,
 ];
 
 /// A session validated for registering, in every spelling and shape, on the two paths where it must not be used. Nothing
@@ -85,13 +89,47 @@ async fn p2_1_s4_30_no_spelling_of_creds_gets_a_session_past_its_purpose() {
                 ran += 1;
             }
         }
-        assert_eq!(ran, 168);
+        assert_eq!(ran, 216);
         shim.client().register(&unique("name"), crate::client::creds(&sid, &secret)).await.ok();
     }
 }
 
 fn refused(answer: &Answer) -> bool {
     answer.verdict() == never_do() || answer.verdict() == (400, "M_BAD_JSON".into())
+}
+
+/// Synapse knows two spellings of whom creds name, and reads the second when the first is written in another case.
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_1_a_name_in_another_case_hides_from_the_homeserver_and_not_from_us() {
+    let synapse = legacy("1.3.1");
+    let naive = Naive::of(synapse, "x@example.org");
+    let hidden = json!({ "Id_Server": "x.example", "idServer": naive.name, "sid": ["18"], "client_secret": "s" });
+    logged_in(&synapse.bare()).await.add_3pid(hidden.clone()).await.ok();
+    assert!(naive.heard().pop().unwrap().contains("sid=18&"), "it asks whom the second names, and unpacks the sid");
+    let shim = roomy(synapse).await;
+    let user = logged_in(&shim.client()).await;
+    assert_eq!(user.add_3pid(hidden).await.verdict(), never_do());
+    let named_twice = json!({ "id_server": "x.example", "idServer": "y.example", "sid": "18", "client_secret": "s" });
+    assert_eq!(user.add_3pid(named_twice).await.verdict(), never_do());
+    let mut once = naive.creds();
+    once["idServer"] = once["id_server"].clone();
+    user.add_3pid(once).await.ok();
+}
+
+/// Each of them would be looked for in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_28_a_body_with_more_than_eight_creds_is_refused() {
+    let shim = roomy(legacy("1.3.1")).await;
+    let user = logged_in(&shim.client()).await;
+    for (count, verdict) in
+        [(8, (400, "M_THREEPID_AUTH_FAILED")), (9, (400, "M_BAD_JSON")), (25_000, (400, "M_BAD_JSON"))]
+    {
+        let mut all: Vec<_> = (0..count).map(|n| json!({ "sid": n, "client_secret": "s" })).collect();
+        let first = all.pop().unwrap();
+        let body = json!({ "three_pid_creds": first, "threepidCreds": all });
+        let answer = user.post("/_matrix/client/r0/account/3pid", body).await;
+        assert_eq!(answer.verdict(), (verdict.0, verdict.1.to_owned()), "{count}");
+    }
 }
 
 /// A client that names our identity door itself, with somebody else's sid and without his secret.

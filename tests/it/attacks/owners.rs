@@ -35,6 +35,32 @@ async fn p2_4_a_second_user_cannot_take_the_address_with_the_sid_of_the_first() 
     }
 }
 
+/// An access token may stand in the query, among whatever else: one that the shim does not find there is still not
+/// another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_4_a_query_of_any_length_with_names_twice_makes_no_two_users_one() {
+    let shim = roomy(legacy("1.3.1")).await;
+    let many = (0..60).map(|n| format!("&n{n}=1")).collect::<String>();
+    let mut ran = 0;
+    for more in ["", "&x=1&x=2", &many] {
+        let tokens =
+            [shim.client().register_plainly(&unique("q")).await, shim.client().register_plainly(&unique("q")).await];
+        let secret = unique("secret");
+        let email = format!("{secret}@example.org");
+        let sid = shim.verify("account/3pid", &email, &secret).await;
+        let add = async |token: &str| {
+            let path = format!("/_matrix/client/r0/account/3pid?access_token={token}{more}");
+            shim.client().post(&path, json!({ "three_pid_creds": creds(&sid, &secret) })).await
+        };
+        add(&tokens[0]).await.ok();
+        assert_eq!(add(&tokens[1]).await.verdict(), never_do(), "{more}");
+        add(&tokens[0]).await.ok();
+        assert_eq!(shim.client().logged_in(&tokens[0]).addresses().await, [email], "{more}");
+        ran += 1;
+    }
+    assert_eq!(ran, 3);
+}
+
 /// Old homeservers let the last of two simultaneous users have the address.
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_4_of_a_hundred_simultaneous_users_of_a_sid_one_gets_the_address() {

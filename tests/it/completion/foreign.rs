@@ -110,12 +110,18 @@ const FOREIGN: [(&str, &str); 8] = [
         r#"{"sid":"4711","client_secret":"secret"}"#,
         r#"{"sid":"4711","client_secret":"secret","id_server":"vector.im"}"#,
     ),
-    (r#"{"id_server":null,"sid":"4711","x":1E2}"#, r#"{"id_server":"vector.im","sid":"4711","x":1E2}"#),
     (
-        r#"[{"sid":"4711"},{"sid":"4712"}]"#,
-        r#"[{"sid":"4711","id_server":"vector.im"},{"sid":"4712","id_server":"{us}"}]"#,
+        r#"{"id_server":null,"sid":"4711","clientSecret":"secret","x":1E2}"#,
+        r#"{"id_server":"vector.im","sid":"4711","clientSecret":"secret","x":1E2}"#,
     ),
-    (r#"{"sid":"4711","idServer":""}"#, r#"{"sid":"4711","id_server":"vector.im"}"#),
+    (
+        r#"[{"sid":"4711","client_secret":"secret"},{"sid":"4711","client_secret":"other"},{"sid":"4711"}]"#,
+        r#"[{"sid":"4711","client_secret":"secret","id_server":"vector.im"},{"sid":"4711","client_secret":"other","id_server":"matrix.org"},{"sid":"4711","id_server":"{us}"}]"#,
+    ),
+    (
+        r#"{"sid":"4711","client_secret":"other","idServer":""}"#,
+        r#"{"sid":"4711","client_secret":"other","id_server":"matrix.org"}"#,
+    ),
     (r#"{"sid":"0815","client_secret":"secret"}"#, r#"{"sid":"0815","client_secret":"secret","id_server":"{us}"}"#),
     (r#"{"sid":"0815","id_server":"matrix.org"}"#, r#"{"sid":"0815","id_server":"matrix.org"}"#),
     (r#"{"sid":"4711","idServer":"matrix.org","n":1e400}"#, r#"{"sid":"4711","idServer":"matrix.org","n":1e400}"#),
@@ -142,16 +148,18 @@ async fn beside_the_creds_a_completion_keeps_its_order_its_numbers_and_its_dupli
         if !request.line().contains("/requestToken") {
             return homeserver::json("401 Unauthorized", r#"{"session":"u","flows":[]}"#);
         }
-        let foreign = request.json()["id_server"] == "vector.im";
+        let foreign = !request.json()["id_server"].as_str().unwrap().starts_with("localhost:");
         homeserver::json("200 OK", &if foreign { r#"{"sid":"4711"}"#.to_owned() } else { said.unwrap().text() })
     })
     .await;
     let shim = Shim::before(&caller.address(), door, Wanted::config(ROOMY)).await;
     let client = shim.client();
     let ours = client.request_token("register", "a@example.org", "secret", 1).await.sid();
-    let theirs =
-        client.post(&request_token_path("register"), named("a@example.org", "secret", "vector.im")).await.sid();
-    assert_eq!(theirs, "4711");
+    // Two identity servers number their sids, for two clients.
+    for (secret, id_server) in [("secret", "vector.im"), ("other", "matrix.org")] {
+        let asked = named("a@example.org", secret, id_server);
+        assert_eq!(client.post(&request_token_path("register"), asked).await.sid(), "4711");
+    }
     let filled = |text: &str| text.replace("{sid}", &ours).replace("{us}", &shim.identity);
     let arrives = async |method: &str, endpoint: &str, sent: String, expected: String| {
         let before = caller.bodies().len();

@@ -130,6 +130,28 @@ async fn a_homeserver_that_refuses_is_502_at_once_and_well_again_when_it_is_back
 }
 
 #[tokio::test]
+async fn a_head_is_refused_without_a_body() {
+    let closing = Homeserver::scripted(|mut conversation| async move { drop(conversation.request().await) }).await;
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let chunked = "HEAD / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n".to_owned();
+    for (homeserver, sent, status) in [
+        (closing.config(), request("HEAD"), 502),
+        (config_of(nobody), request("HEAD"), 502),
+        (closing.config(), chunked, 400),
+    ] {
+        let front = Front::start(&homeserver, Mode::Forward, &[]);
+        let mut client = front.connect().await;
+        client.write(&sent).await;
+        let answer = String::from_utf8(client.rest().await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, "", "{head}");
+        let length = front.ask(sent.replace("HEAD", "PUT")).await.body().len();
+        assert!(head.contains(&format!("content-length: {length}")), "{head}");
+    }
+}
+
+#[tokio::test]
 async fn a_homeserver_that_does_not_take_the_connection_is_504() {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

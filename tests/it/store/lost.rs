@@ -115,7 +115,7 @@ async fn a_verdict_whose_answer_is_lost_is_known_all_the_same() {
         assert_eq!(claimed.map(|note| note.request_id), Some(request_id.clone()));
         assert!(in_flight::claim(&other, &key, 1, NOW).await.unwrap().is_none(), "it is taken up once");
         let sent = Verdict::Sent { sid: Sid::from_random([n; 16]) };
-        lossy.lose(in_flight::decide(&store, &key, &sent, NOW)).await.unwrap();
+        lossy.lose(in_flight::decide(&store, &key, &request_id, &sent, NOW)).await.unwrap();
         let verdict = lossy.lose(in_flight::conclude(&store, &key, &request_id, || NOW)).await.unwrap();
         assert_eq!(verdict, Some(sent));
         for store in [&store, &other] {

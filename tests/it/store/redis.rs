@@ -164,7 +164,7 @@ async fn how_many_commands_each_operation_is() {
     in_flight::claim(&identity, &key, 1, NOW).await.unwrap().unwrap();
     assert_eq!(since(), 1, "the identity door takes the note up");
     let sent = in_flight::Verdict::Sent { sid: Sid::from_random([3; 16]) };
-    in_flight::decide(&identity, &key, &sent, NOW).await.unwrap();
+    in_flight::decide(&identity, &key, &request_id, &sent, NOW).await.unwrap();
     assert_eq!(since(), 1, "and leaves its verdict");
     assert_eq!(in_flight::conclude(&front, &key, &request_id, || NOW).await.unwrap(), Some(sent));
     assert_eq!(since(), 1, "the client door's requestToken, once the homeserver has answered: 3 in all");

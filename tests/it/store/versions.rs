@@ -159,8 +159,13 @@ async fn records_of_an_older_and_a_newer_shim_are_read_and_changed_and_keep_what
 
         let uia = Key::uia_session("u");
         let stage: UiaStage = store.get(&uia, NOW).await.unwrap().unwrap();
-        assert_eq!(stage.purpose, Purpose::Register);
-        let record = UiaStage { purpose: Purpose::Register, sid: Some(begun.clone()) };
+        assert_eq!(
+            (stage.purpose, stage.completed_with().len()),
+            (Purpose::Register, 1),
+            "an older one says one sid alone"
+        );
+        let mut record = stage;
+        record.add(&begun);
         store.update(&uia, NOW, |_| (Change::Put { record: record.clone(), until: at(900) }, ())).await.unwrap();
         is_kept(kept.record("uia").as_ref(), newer);
 
@@ -173,7 +178,7 @@ async fn records_of_an_older_and_a_newer_shim_are_read_and_changed_and_keep_what
         assert_eq!((note.purpose, note.accept_language.as_deref()), (Purpose::Register, Some("de")));
         is_kept(kept.record("note").as_ref(), newer);
         let sent = Verdict::Sent { sid: begun };
-        in_flight::decide(store, &kept.note(), &sent, NOW).await.unwrap();
+        in_flight::decide(store, &kept.note(), &note.request_id, &sent, NOW).await.unwrap();
         is_kept(kept.record("note").as_ref(), newer);
         assert_eq!(in_flight::conclude(store, &kept.note(), &note.request_id, || NOW).await.unwrap(), Some(sent));
         assert_eq!(kept.record("note"), None);
@@ -209,8 +214,7 @@ async fn a_word_that_only_a_later_version_knows_is_an_error_and_stays() {
                 kept.tell().await.unwrap_err(),
             ],
             "uia" => {
-                let put =
-                    |_| (Change::Put { record: UiaStage { purpose: Purpose::Password, sid: None }, until: NOW }, ());
+                let put = |_| (Change::Put { record: UiaStage::new(Purpose::Password), until: NOW }, ());
                 vec![
                     kept.store.get(&Key::uia_session("u"), NOW).await.unwrap_err(),
                     kept.store.update(&Key::uia_session("u"), NOW, put).await.unwrap_err(),
@@ -219,8 +223,16 @@ async fn a_word_that_only_a_later_version_knows_is_an_error_and_stays() {
             _ => {
                 let sent = Verdict::Sent { sid: kept.sid.clone() };
                 vec![
-                    in_flight::claim(&kept.store, &kept.note(), NOW).await.unwrap_err(),
-                    in_flight::decide(&kept.store, &kept.note(), &sent, NOW).await.unwrap_err(),
+                    in_flight::claim(&kept.store, &kept.note(), 1, NOW).await.unwrap_err(),
+                    in_flight::decide(
+                        &kept.store,
+                        &kept.note(),
+                        &RequestId::from_random([4, 0, 0, 0, 0, 0, 0, 4]),
+                        &sent,
+                        NOW,
+                    )
+                    .await
+                    .unwrap_err(),
                 ]
             }
         };
@@ -235,7 +247,7 @@ async fn a_word_that_only_a_later_version_knows_is_an_error_and_stays() {
             record["claimed"] = json!(true);
             assert_eq!(kept.record(kind), Some(record));
             let request_id = RequestId::from_random([4, 0, 0, 0, 0, 0, 0, 4]);
-            assert!(in_flight::conclude(&kept.store, &kept.note(), &request_id, NOW).await.is_err());
+            assert!(in_flight::conclude(&kept.store, &kept.note(), &request_id, || NOW).await.is_err());
             assert_eq!(kept.record(kind), None);
         } else {
             // That it is asked for is noted by the text alone, where all that this says is known.
