@@ -77,7 +77,7 @@ pub struct ThreepidCreds {
 
 impl ThreepidCreds {
     pub fn new(config: Shared, store: Arc<Store>, forward: Forward, clock: Clock, detached: Detached) -> Self {
-        let under_way = UnderWay::new(&store, &clock);
+        let under_way = UnderWay::new(&store, &clock, &detached);
         Self { config, store, forward, clock, under_way, alive: Alive::default(), detached }
     }
 
@@ -200,7 +200,7 @@ impl ThreepidCreds {
     async fn relay(&self, head: Parts, sent: Bytes, under_way: Option<Entered>) -> Result<Response<Body>, Refusal> {
         let Some(under_way) = under_way else { return self.forward.relay(&head, sent).await };
         let forward = self.forward.clone();
-        let relayed = tokio::spawn(async move {
+        let relayed = self.detached.spawn(async move {
             let answer = forward.relay(&head, sent).await;
             drop(under_way);
             answer

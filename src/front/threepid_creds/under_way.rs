@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::matrix::{Digest, Purpose, Timestamp};
-use crate::serve::Clock;
+use crate::serve::{Clock, Detached};
 use crate::store::{Change, Key, Record, Store, StoreError, Watch};
 use crate::telemetry::RequestId;
 
@@ -21,6 +21,7 @@ pub(super) struct UnderWay {
     here: Arc<DashMap<String, Vec<Option<Purpose>>>>,
     store: Arc<Store>,
     clock: Clock,
+    detached: Detached,
 }
 
 /// One request, until it is answered.
@@ -50,8 +51,9 @@ impl Record for Everywhere {
 }
 
 impl UnderWay {
-    pub(super) fn new(store: &Arc<Store>, clock: &Clock) -> Self {
-        Self { here: Arc::default(), store: Arc::clone(store), clock: clock.clone() }
+    pub(super) fn new(store: &Arc<Store>, clock: &Clock, detached: &Detached) -> Self {
+        let (store, clock, detached) = (Arc::clone(store), clock.clone(), detached.clone());
+        Self { here: Arc::default(), store, clock, detached }
     }
 
     pub(super) async fn enter(
@@ -121,10 +123,12 @@ impl Drop for Entered {
             }
             all.is_empty()
         });
-        let (true, Ok(runtime)) = (self.under_way.store.is_shared(), Handle::try_current()) else { return };
+        if !self.under_way.store.is_shared() || Handle::try_current().is_err() {
+            return;
+        }
         let (all, uia_session, request_id) =
             (self.under_way.clone(), self.uia_session.clone(), self.request_id.clone());
-        runtime.spawn(async move {
+        self.under_way.detached.spawn(async move {
             if let Err(error) = all.change(&uia_session, &request_id, None).await {
                 // It lapses by itself.
                 tracing::warn!(
@@ -145,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_under_way_until_it_is_dropped_and_leaves_nothing_behind() {
         let store = Arc::new(Store::open(&config::Store::Memory, &Metrics::new()).unwrap());
-        let under_way = UnderWay::new(&store, &Clock::system());
+        let under_way = UnderWay::new(&store, &Clock::system(), &Detached::default());
         let enter = async |purpose| under_way.enter("uia", purpose, &RequestId::from_random([1; 8])).await.unwrap();
         let elsewhere = async |id, purpose| under_way.elsewhere(id, purpose, &mut Watch::default()).await.unwrap();
         let reset = enter(Some(Purpose::Password)).await;
