@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-const CODES: &str = "Exit codes: 0 well; 1 failed; 64 used wrongly; 69 a neighbour cannot be used (doctor); 78 the configuration is faulty.\n\
+const CODES: &str = "Exit codes: 0 well; 1 failed, or no such session (session show); 64 used wrongly; 69 a neighbour cannot be used (doctor),\n\
+                     or no shim answers (session show); 78 the configuration is faulty.\n\
                      Any key of the file can come from the environment: THREEPID_SHIM__EMAIL__HOST is email.host.";
 
 /// Gives MSC2263 (requestToken without `id_server`) to a Matrix homeserver that cannot be upgraded.

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use threepid_shim::command::templates::{self, RenderError};
 use threepid_shim::command::{Cli, Command, ConfigCommand, SessionCommand, TemplatesCommand, from_synapse, version};
-use threepid_shim::config::{self, Config, Faults};
+use threepid_shim::config::{self, Config, Endpoint, Faults};
 use threepid_shim::doctor::Report;
 use threepid_shim::matrix::Sid;
 use threepid_shim::serve::Listeners;
@@ -36,10 +36,8 @@ fn main() -> ExitCode {
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => configured(cli.config.as_deref(), serve_until_told),
         Command::Check => configured(cli.config.as_deref(), check),
-        Command::Healthcheck => configured(cli.config.as_deref(), |config| {
-            exit_code(
-                healthcheck::look(&config.listen.admin).map_err(|error| eprintln!("{:#}", anyhow::Error::new(error))),
-            )
+        Command::Healthcheck => with_admin(cli.config.as_deref(), |admin| {
+            exit_code(healthcheck::look(admin).map_err(|error| eprintln!("{:#}", anyhow::Error::new(error))))
         }),
         Command::Config(ConfigCommand::Dump) => configured(cli.config.as_deref(), |config| dump(&config)),
         Command::Config(ConfigCommand::Schema) => print(|out| writeln!(out, "{:#}", config::schema())),
@@ -57,6 +55,17 @@ fn main() -> ExitCode {
 fn configured(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match load(file) {
         Ok(config) => then(config),
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+    }
+}
+
+/// With the admin doors, whatever else of the configuration is faulty: it may have become so since the start.
+fn with_admin(file: Option<&Path>, then: impl FnOnce(&[Endpoint]) -> ExitCode) -> ExitCode {
+    match config::admin(file, environment()) {
+        Ok(admin) => then(&admin),
         Err(faults) => {
             eprintln!("{faults}");
             ExitCode::from(BAD_CONFIGURATION)
@@ -129,7 +138,7 @@ fn show_session(file: Option<&Path>, sid: &str) -> ExitCode {
         eprintln!("{sid:?} is no sid of the shim: write shim_ and 32 digits");
         return ExitCode::from(USAGE);
     };
-    configured(file, |config| match healthcheck::session(&config.listen.admin, &sid) {
+    with_admin(file, |admin| match healthcheck::session(admin, &sid) {
         Ok(Some(shown)) => print(|out| out.write_all(shown.as_bytes())),
         Ok(None) => {
             eprintln!("no session has this sid, or it is over and forgotten");
@@ -171,9 +180,13 @@ fn exit_code(done: Result<(), ()>) -> ExitCode {
 }
 
 fn load(file: Option<&Path>) -> Result<Config, Faults> {
+    Config::load(file, environment())
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
     // A variable that is not UTF-8 is none of ours, or is found faulty by the mark that takes the place of its bytes.
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    Config::load(file, std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))))
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
 }
 
 fn doctor(file: Option<&Path>, json: bool, send_test_mail: Option<&str>) -> ExitCode {

@@ -234,7 +234,7 @@ impl Store {
             Records::Redis(_) => "redis",
         };
         metrics.store_kind.get_or_create(&StoreKind { kind }).set(1);
-        let process = Process::from_random(random::bytes().map_err(|_| OpenError::NoRandomness)?);
+        let process = Process::from_random(random::bytes().map_err(|_refusal| OpenError::NoRandomness)?);
         Ok(Self { records, pulse: Pulse::of(process), metrics: metrics.clone() })
     }
 

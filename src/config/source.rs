@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::fault::{Fault, Faults, Place, Wrong};
-use crate::config::{Config, check, named_file, raw, written};
+use crate::config::{Config, Endpoint, check, named_file, raw, written};
 use crate::matrix::Digest;
 
 /// File and environment, and what every file had in it that was read from there on. Equal: nothing has changed.
@@ -64,13 +64,25 @@ impl Source {
         }
     }
 
+    pub(super) fn admin(mut self) -> Result<Vec<Endpoint>, Faults> {
+        let (mut sheet, _not_toml) = self.so_far().map_err(|fault| Faults(vec![fault]))?;
+        let admin = raw::RawConfig::take(&mut sheet).listen_admin.value;
+        admin.ok_or_else(|| Faults::sorted(sheet.faults))
+    }
+
     /// All that is written, the environment's over the file's.
     pub(super) fn sheet(&mut self) -> Result<written::Sheet, Fault> {
+        let (sheet, is_toml) = self.so_far()?;
+        is_toml.map(|()| sheet)
+    }
+
+    /// What can be read of it, and the first line that cannot.
+    fn so_far(&mut self) -> Result<(written::Sheet, Result<(), Fault>), Fault> {
         let text = self.text()?;
         let mut sheet = written::Sheet::new(self.origin.file.as_deref(), raw::NAMES);
-        sheet.read_file(&text)?;
+        let is_toml = sheet.read_file(&text);
         sheet.read_environment(self.origin.environment.iter().cloned());
-        Ok(sheet)
+        Ok((sheet, is_toml))
     }
 
     /// The same files as they are now. Through their paths each time: a mounted Kubernetes volume changes by another

@@ -145,15 +145,16 @@ impl Sheet {
         self.file.clone().map_or(Place::Environment, Place::File)
     }
 
-    /// Notes every known key of the file and a fault for every other one. A text that is not TOML is one fault.
+    /// Notes every known key of the file and a fault for every other one. A text that is not TOML is one fault, behind
+    /// which the lines that are TOML have been read.
     pub(crate) fn read_file(&mut self, text: &str) -> Result<(), Fault> {
-        let document = DeTable::parse(text).map_err(|error| {
-            // Only the message: the error's own display repeats the line, which may hold a secret.
-            let wrong = Wrong::new(error.message(), "correct the line");
-            Fault { place: self.line(text, error.span().map_or(0, |span| span.start)), key: "not TOML".into(), wrong }
-        })?;
+        let (document, errors) = DeTable::parse_recoverable(text);
         self.walk("", document.get_ref(), text);
-        Ok(())
+        let Some(error) = errors.first() else { return Ok(()) };
+        // Only the message: the error's own display repeats the line, which may hold a secret.
+        let wrong = Wrong::new(error.message(), "correct the line");
+        let place = self.line(text, error.span().map_or(0, |span| span.start));
+        Err(Fault { place, key: "not TOML".into(), wrong })
     }
 
     fn walk(&mut self, section: &str, table: &DeTable<'_>, text: &str) {

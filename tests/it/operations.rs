@@ -31,6 +31,17 @@ async fn a_container_without_a_shell_asks_the_binary_whether_it_is_alive() {
         (said.status.code().unwrap(), String::from_utf8(said.stderr).unwrap())
     };
     assert_eq!(check(&config), (0, String::new()));
+    // Faulty since the start: the shim serves as it did.
+    let text = std::fs::read_to_string(&config).unwrap();
+    for fault in ["nonsense = 1", "format = 1", "this is no TOML"] {
+        std::fs::write(&config, text.replace("format = \"json\"", fault)).unwrap();
+        assert_eq!(check(&config), (0, String::new()), "{fault}");
+    }
+    std::fs::write(&config, text.replace("admin = [", "admin = 5 # [")).unwrap();
+    let (code, said) = check(&config);
+    assert_eq!(code, 78);
+    assert!(said.contains("listen.admin"), "{said}");
+    std::fs::write(&config, text).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let alone = folder.path().join("shim.toml");
     std::fs::copy(&config, &alone).unwrap();

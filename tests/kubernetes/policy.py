@@ -144,6 +144,15 @@ def _around(objects: list[dict], workload: dict, labels: dict, ports: set[str]) 
             case "PodMonitor":
                 if not chosen(spec["selector"]) or {end["port"] for end in spec["podMetricsEndpoints"]} != {"shim-admin"}:
                     yield f"{where}: {spec}"
+                yield from (f"{where}: its job is {job}, at which no alert looks" for job in _jobs(one) if "threepid-shim" not in job)
             case "PrometheusRule":
                 if not all(rule.get("alert") or rule.get("record") for group in spec["groups"] for rule in group["rules"]):
                     yield f"{where}: {spec}"
+
+
+def _jobs(monitor: dict) -> Iterator[str]:
+    """As Prometheus' operator names them, unless it is told otherwise."""
+    metadata = monitor["metadata"]
+    for end in monitor["spec"]["podMetricsEndpoints"]:
+        told = [one["replacement"] for one in end.get("relabelings", []) if one.get("targetLabel") == "job"]
+        yield told[-1] if told else f"{metadata.get('namespace', 'default')}/{metadata['name']}"
