@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use next_link::NextLink;
 pub use phone::{Line, Phone};
 pub use refusal::{Errcode, Refusal, cors, json, retry_after};
+pub(crate) use secret::hidden;
 pub use secret::{ClientSecret, Digest, Sid, Token};
 pub use threepid::{Address, AddressError, Medium, Threepid};
 

@@ -51,7 +51,7 @@ pub struct Wording {
 pub type Shared = Arc<ArcSwap<Wording>>;
 
 /// What a mail says. Nothing in it was written by whoever asked for the mail (CVE-2021-29432).
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct MailFacts<'a> {
     pub language: &'a Language,
     pub purpose: Purpose,
@@ -62,7 +62,7 @@ pub struct MailFacts<'a> {
 }
 
 /// A mail's words, rendered. `subject` is one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MailText {
     /// A language tag.
     pub language: String,
@@ -73,14 +73,16 @@ pub struct MailText {
     pub logo: Option<Arc<Logo>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Page<'a> {
     pub language: &'a Language,
     pub server_name: &'a str,
     pub kind: PageKind<'a>,
 }
 
-#[derive(Debug, Clone, Copy)]
+crate::matrix::hidden!(MailFacts<'_>, MailText, Page<'_>);
+
+#[derive(Clone, Copy)]
 pub enum PageKind<'a> {
     /// The page behind the mailed link. Its button POSTs `fields` to the page's own path, without the query.
     Confirm {

@@ -1,8 +1,9 @@
 //! Fields of a query or of an `application/x-www-form-urlencoded` body, each at most once.
 
 /// Names and values, decoded.
-#[derive(Debug)]
 pub struct Form(Vec<(String, String)>);
+
+crate::matrix::hidden!(Form);
 
 impl Form {
     /// `None` when a name stands twice: Dendrite builds its query without escaping, so that a client could smuggle a

@@ -15,10 +15,12 @@ const MOST_KEYS: usize = 500;
 const MOST_DEPTH: usize = 500;
 
 /// A JSON object with its keys in order, each value as its bytes: numbers, escapes and what lies deeper stay as sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Object<'a> {
     fields: Vec<(String, Cow<'a, RawValue>)>,
 }
+
+crate::matrix::hidden!(Object<'_>);
 
 /// Why a body is not an object we can read as the homeserver would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

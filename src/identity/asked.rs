@@ -4,7 +4,6 @@ use crate::body::Fields;
 use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};
 
 /// The fields of the homeserver's requestToken that are used; the rest is in the note, when there is one.
-#[derive(Debug)]
 pub struct Asked {
     pub threepid: Threepid,
     pub client_secret: ClientSecret,

@@ -5,9 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::Sid;
 
 /// Where the browser goes after the click: http or https, a host, no user info, visible ASCII only, at most 2048 bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Element's has the client_secret in it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NextLink(String);
+
+super::secret::hidden!(NextLink);
 
 impl NextLink {
     pub const MAX: usize = 2048;

@@ -1,7 +1,5 @@
 //! A phone number as clients write it → its one canonical msisdn.
 
-use std::fmt;
-
 use rlibphonenumber::{NumberLengthType, PHONE_NUMBER_UTIL, PhoneNumber, PhoneNumberFormat, PhoneNumberType, Region};
 
 use super::AddressError;
@@ -101,11 +99,7 @@ impl Phone {
     }
 }
 
-impl fmt::Debug for Phone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Phone(..)")
-    }
-}
+super::secret::hidden!(Phone);
 
 /// What a message to a number may cost and whom it may reach (S§37: toll fraud sends to the expensive ones).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

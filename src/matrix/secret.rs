@@ -1,9 +1,21 @@
 //! What only its holder may know, and how it is recognised: client_secret, sid, token, and the digests kept of them.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+
+/// Gives types a `Debug` that shows nothing of what they hold.
+macro_rules! hidden {
+    ($($name:ident $(<$of:lifetime>)?),+) => {$(
+        impl std::fmt::Debug for $name $(<$of>)? {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+    )+};
+}
+pub(crate) use hidden;
+
+hidden!(ClientSecret, Token, Digest);
 
 /// The secret a client made up for its session: 1 to 255 of `[0-9a-zA-Z.=_-]` and `:`, which clients of 2019 sent
 /// (Synapse #6767).
@@ -23,12 +35,6 @@ impl ClientSecret {
 
     pub fn digest(&self) -> Digest {
         Digest::of(self.0.as_bytes())
-    }
-}
-
-impl fmt::Debug for ClientSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientSecret(..)")
     }
 }
 
@@ -92,12 +98,6 @@ impl Token {
     }
 }
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
-
 /// SHA-256 of something we only have to recognise. Compared in constant time.
 #[derive(Clone, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -121,12 +121,6 @@ impl Digest {
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Digest(..)")
     }
 }
 

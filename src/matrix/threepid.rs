@@ -1,7 +1,5 @@
 //! What is verified: a medium and a canonical address of it.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::phone::Phone;
@@ -94,11 +92,7 @@ impl Address {
     }
 }
 
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Address(..)")
-    }
-}
+super::secret::hidden!(Address);
 
 /// Why a string is not an address here.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

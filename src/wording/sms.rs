@@ -6,7 +6,7 @@ use super::{Language, Place, Wording, WordingError};
 use crate::matrix::Purpose;
 
 /// What a message says. Nothing in it was written by whoever asked for it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct SmsFacts<'a> {
     pub language: &'a Language,
     pub purpose: Purpose,
@@ -15,6 +15,8 @@ pub struct SmsFacts<'a> {
     /// How long the code is good.
     pub lifetime: Duration,
 }
+
+crate::matrix::hidden!(SmsFacts<'_>);
 
 impl Wording {
     /// The text of a message. In English and with a server name of usual length it fits one SMS of 160 characters.

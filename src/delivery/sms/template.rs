@@ -8,7 +8,7 @@ use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value
 const FUEL: u64 = 100_000;
 
 /// What templates may name.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Facts<'a> {
     /// With its `+`.
     pub(super) to: &'a str,

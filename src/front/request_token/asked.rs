@@ -7,7 +7,6 @@ use crate::body::Object;
 use crate::matrix::{Address, ClientSecret, Errcode, Medium, NextLink, Refusal, Threepid};
 
 /// What a client asked for.
-#[derive(Debug)]
 pub struct Asked {
     pub threepid: Threepid,
     pub client_secret: ClientSecret,
@@ -16,6 +15,8 @@ pub struct Asked {
     /// The fields that name the address, as the homeserver gets them.
     named_by: Vec<(&'static str, String)>,
 }
+
+crate::matrix::hidden!(Asked);
 
 impl Asked {
     pub fn parse(object: &Object<'_>, medium: Medium, next_link_hosts: &[String]) -> Result<Self, Refusal> {

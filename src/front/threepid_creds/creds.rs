@@ -27,7 +27,7 @@ pub enum Place {
 }
 
 /// What one creds object says. `None` where a homeserver would see nothing it can use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Creds {
     pub sid: Option<String>,
     pub client_secret: Option<String>,
@@ -39,6 +39,8 @@ pub struct Creds {
     /// The sid is there and neither an integer nor in the grammar of sids.
     pub odd_sid: bool,
 }
+
+crate::matrix::hidden!(Creds);
 
 impl Creds {
     fn of(object: &Object<'_>) -> Self {

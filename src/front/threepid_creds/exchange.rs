@@ -191,7 +191,7 @@ impl Exchange {
 }
 
 /// What an answer of the homeserver shows of the stage that our session stands for.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shown {
     outcome: Option<Completed>,
     uia_session: Option<String>,

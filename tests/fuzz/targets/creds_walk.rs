@@ -152,8 +152,12 @@ fn member<'t, 'a>(object: &'t Json<'a>, name: &str) -> Option<&'t Json<'a>> {
     members.iter().find(|(key, _)| key.as_deref().is_some_and(|key| fold(key) == name)).map(|(_, value)| value)
 }
 
-fn sorted(all: &[Creds]) -> Vec<String> {
-    let mut all: Vec<_> = all.iter().map(|creds| format!("{creds:?}")).collect();
+fn sorted(all: &[Creds]) -> Vec<impl Ord + std::fmt::Debug> {
+    let of = |creds: &Creds| {
+        let Creds { sid, client_secret, id_server, also_id_server, packed_sid, odd_sid } = creds.clone();
+        (sid, client_secret, id_server, also_id_server, packed_sid, odd_sid)
+    };
+    let mut all: Vec<_> = all.iter().map(of).collect();
     all.sort();
     all
 }

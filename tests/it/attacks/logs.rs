@@ -1,8 +1,16 @@
 //! S§4 rows 22 and 23: what the real binary writes down, at its most talkative.
 
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
+use threepid_shim::body::{Form, Object};
+use threepid_shim::delivery::Mail;
+use threepid_shim::front::request_token::asked::Asked;
+use threepid_shim::front::threepid_creds::creds as read_creds;
+use threepid_shim::matrix::{Address, Medium, Purpose, Sid, Timestamp};
+use threepid_shim::telemetry::RequestId;
+use threepid_shim::wording::{MailFacts, Page, PageKind, SmsFacts, Wording};
 
 use super::never_do;
 use crate::client::{PASSWORD, creds, target_of};
@@ -104,4 +112,44 @@ fn s4_23_a_fault_names_the_key_and_not_the_secret() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("email.password") && !said.contains("hunter2"), "{said}");
+}
+
+/// Whatever writes down a whole value writes down none of these.
+#[test]
+fn s4_22_what_holds_a_secret_or_an_address_shows_nothing_of_it() {
+    const SECRET: &str = "hunter2";
+    let wording = Wording::new("en", []).unwrap();
+    let language = wording.language(None);
+    let (purpose, server_name, lifetime) = (Purpose::Register, "example.org", Duration::from_secs(600));
+    let facts = MailFacts { language: &language, purpose, server_name, link: "https://a/?token=hunter2", lifetime };
+    let text = wording.mail(&facts).unwrap();
+    assert!(text.text.contains(SECRET) && text.html.contains(SECRET), "it is there to be shown");
+    let mail = Mail {
+        to: Address::email("hunter2@example.org").unwrap(),
+        text: text.clone(),
+        sid: Sid::from_random([1; 16]),
+        request_id: RequestId::from_random([1; 8]),
+        now: Timestamp::from_millis(1),
+    };
+    let body = br#"{"threepid_creds":{"sid":"17","client_secret":"hunter2"},"email":"hunter2@example.org",
+        "client_secret":"hunter2","send_attempt":1,"next_link":"https://a.example/#/?client_secret=hunter2"}"#;
+    let object = Object::parse(body).unwrap();
+    let asked = Asked::parse(&object, Medium::Email, &[]).unwrap();
+    let fields = [("token", SECRET)];
+    let kind = PageKind::Confirm { purpose, masked_address: SECRET, next_link_host: Some(SECRET), fields: &fields };
+    let shown = [
+        format!("{:?}", Form::parse(b"client_secret=hunter2&token=hunter2&access_token=hunter2").unwrap()),
+        format!("{object:?}"),
+        format!("{:?}", read_creds::read(&object).unwrap()),
+        format!("{asked:?} {:?}", asked.next_link),
+        format!("{facts:?}"),
+        format!("{text:?}"),
+        format!("{mail:?}"),
+        format!("{:?}", SmsFacts { language: &language, purpose, server_name, code: SECRET, lifetime }),
+        format!("{:?}", Page { language: &language, server_name, kind }),
+    ];
+    for shown in &shown {
+        assert!(shown.contains("(..)") && !shown.contains(SECRET) && !shown.contains("104, 117, 110"), "{shown}");
+    }
+    assert_eq!(shown.len(), 9);
 }
