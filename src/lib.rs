@@ -23,6 +23,7 @@
 //! | module | may name |
 //! |---|---|
 //! | `lib` | every room |
+//! | `state` | `admin` `config` `front` and its children `identity` `limit` `needs_shim` `reload` `serve` `state_dir` `store` `supervisor` |
 //! | `main` | `lib` `command` `config` `container` `doctor` `healthcheck` `reload` `supervisor` |
 //! | `command` | `config` `delivery` `serve` `wording` |
 //! | `front` | `config` `limit` `needs_shim` `random` `serve` `store` and its children |
@@ -76,6 +77,7 @@ pub mod reload;
 pub mod serve;
 pub mod session;
 mod signals;
+mod state;
 pub mod state_dir;
 pub mod store;
 pub mod submission;
@@ -85,35 +87,23 @@ pub mod wire;
 pub mod wording;
 
 pub use signals::Signals;
+pub use state::RunError;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use admin::{Admin, Place};
+use admin::Place;
 use config::{Config, Shutdown};
-use front::Front;
-use front::confirm::Confirm;
 use front::fast::Fast;
-use front::forward::Forward;
-use front::request_token::RequestToken;
-use front::separate_add::SeparateAdd;
-use front::submit_token::SubmitToken;
-use front::threepid_creds::ThreepidCreds;
-use front::versions::Versions;
-use identity::{Allowance, Identity};
-use limit::Limit;
 use matrix::Timestamp;
-use needs_shim::NeedsShim;
-use reload::{EXPIRY_EVERY, InForce, LastReload, Reload, Unusable};
-use serve::{Clock, Crowd, Detached, Drain, Listeners, Serving, Workers, WorkersError, serve};
+use reload::{EXPIRY_EVERY, LastReload};
+use serve::{Clock, Detached, Drain, Listeners, Serving, Workers, serve};
+use state::State;
 use store::Store;
-use supervisor::Supervisor;
-use telemetry::{Metrics, Recent, RequestIds};
 
 /// How long the doors behind the clients' stay open for what is under way there, once no client is left.
 const BEHIND: Shutdown = Shutdown { delay: Duration::ZERO, grace: Duration::from_secs(1) };
@@ -124,19 +114,6 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// After draining, for what is left to write.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-
-/// Why the shim cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error(transparent)]
-    StateDir(#[from] state_dir::StateDirError),
-    #[error(transparent)]
-    Unusable(#[from] Unusable),
-    #[error(transparent)]
-    Workers(#[from] WorkersError),
-    #[error(transparent)]
-    Store(#[from] store::OpenError),
-}
 
 /// Serves all three doors until it is told to end, and ends when the last request has: after `shutdown.delay` and
 /// `shutdown.grace` at the latest.
@@ -240,135 +217,6 @@ async fn drained(signals: &Signals, clients: &Drain, behind: &Drain, detached: &
         clients.cut();
         behind.cut();
         behind.begin().await;
-    }
-}
-
-/// What the doors share, made once.
-struct State {
-    in_force: InForce,
-    clock: Clock,
-    metrics: Metrics,
-    store: Arc<Store>,
-    ids: Arc<RequestIds>,
-    forward: Forward,
-    needs_shim: NeedsShim,
-    request_token_per_ip: Arc<Limit>,
-    allowance: Arc<Allowance>,
-    submit_token_per_ip: Arc<Limit>,
-    detached: Detached,
-}
-
-impl State {
-    fn make(config: Config, clock: Clock) -> Result<Self, RunError> {
-        let mut metrics = Metrics::new();
-        let now = clock.clone();
-        metrics.recent = Recent::by(move || now.now());
-        metrics.started.set(Duration::from_millis(clock.now().as_millis()).as_secs_f64());
-        metrics.expect_routes(&front::ROUTES);
-        metrics.expect_routes(&identity::ROUTES);
-        state_dir::prepare(&config)?;
-        let in_force = InForce::start(config, &metrics, clock.now())?;
-        let config = in_force.config.load();
-        let forward = Forward::new(&config.homeserver, &config.trusted_proxies, metrics.clone());
-        let store = Arc::new(Store::open(&config.store, &metrics)?);
-        Ok(Self {
-            clock,
-            request_token_per_ip: Arc::new(Limit::new("request_token_per_ip", &store)),
-            allowance: Arc::new(Allowance::new(&store)),
-            submit_token_per_ip: Arc::new(Limit::new("submit_token_per_ip", &store)),
-            ids: Arc::new(RequestIds::of(store.process())),
-            detached: Detached::default(),
-            store,
-            needs_shim: NeedsShim::new(config.homeserver.needs_shim, forward.clone(), metrics.clone()),
-            forward,
-            metrics,
-            in_force: in_force.clone(),
-        })
-    }
-
-    fn reload(&self, last: LastReload, supervisor: Supervisor) -> Reload {
-        let (in_force, metrics, clock) = (self.in_force.clone(), self.metrics.clone(), self.clock.clone());
-        Reload { in_force, metrics, last, supervisor, clock }
-    }
-
-    /// Of one door.
-    fn crowd(&self, exempt: fn(&Config) -> &[IpNet]) -> Crowd {
-        Crowd::new(Arc::clone(&self.in_force.config), exempt, self.metrics.clone())
-    }
-
-    fn front(&self) -> Front {
-        let (config, store, forward) = (&self.in_force.config, &self.store, &self.forward);
-        let (clock, detached) = (self.clock.clone(), self.detached.clone());
-        let threepid_creds =
-            ThreepidCreds::new(Arc::clone(config), Arc::clone(store), forward.clone(), clock, detached);
-        Front {
-            config: Arc::clone(config),
-            needs_shim: self.needs_shim.clone(),
-            metrics: self.metrics.clone(),
-            ids: Arc::clone(&self.ids),
-            forward: forward.clone(),
-            versions: Versions::new(forward.clone()),
-            request_token: RequestToken::new(
-                Arc::clone(config),
-                Arc::clone(store),
-                forward.clone(),
-                Arc::clone(&self.request_token_per_ip),
-                self.clock.clone(),
-                self.metrics.recent.clone(),
-                self.detached.clone(),
-            ),
-            separate_add: SeparateAdd::new(forward.clone(), threepid_creds.clone()),
-            threepid_creds,
-            confirm: Confirm {
-                config: Arc::clone(config),
-                store: Arc::clone(store),
-                clock: self.clock.clone(),
-                wording: Arc::clone(&self.in_force.wording),
-                per_ip: Arc::clone(&self.submit_token_per_ip),
-            },
-            submit_token: SubmitToken {
-                config: Arc::clone(config),
-                store: Arc::clone(store),
-                clock: self.clock.clone(),
-                per_ip: Arc::clone(&self.submit_token_per_ip),
-            },
-        }
-    }
-
-    fn admin(&self, last_reload: LastReload, drain: Drain, places: [Place; 3]) -> Admin {
-        Admin {
-            config: Arc::clone(&self.in_force.config),
-            metrics: self.metrics.clone(),
-            needs_shim: self.needs_shim.clone(),
-            store: Arc::clone(&self.store),
-            last_reload,
-            drain,
-            clock: self.clock.clone(),
-            places,
-            looking: Arc::default(),
-        }
-    }
-
-    fn identity(&self) -> Identity {
-        let config = &self.in_force.config;
-        let request_token = identity::RequestToken {
-            config: Arc::clone(config),
-            store: Arc::clone(&self.store),
-            clock: self.clock.clone(),
-            wording: Arc::clone(&self.in_force.wording),
-            delivery: Arc::clone(&self.in_force.delivery),
-            allowance: Arc::clone(&self.allowance),
-        };
-        Identity {
-            config: Arc::clone(config),
-            store: Arc::clone(&self.store),
-            clock: self.clock.clone(),
-            metrics: self.metrics.clone(),
-            ids: Arc::clone(&self.ids),
-            request_token: Arc::new(request_token),
-            detached: self.detached.clone(),
-            strangers: Arc::default(),
-        }
     }
 }
 

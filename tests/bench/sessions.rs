@@ -178,21 +178,21 @@ async fn measure(store: &Arc<Store>, sids: &[(usize, Sid)], task: usize) -> (Vec
         let (purpose, address) = (Purpose::Register, threepid.address.expose());
         let client = Client { threepid, purpose, client_secret, request_id };
         let began = Instant::now();
-        let (taken, current) = tokio::join!(per_ip.take(address, rate, now()), store.current(&client, now()));
-        taken.unwrap();
+        let (allowed, current) = tokio::join!(per_ip.take(address, rate, now()), store.current(&client, now()));
+        allowed.unwrap();
         let key = in_flight::key(threepid, client_secret);
         let mut note = Note::new(request_id.clone(), purpose, 1, None, None, now());
         note.current = current.unwrap();
         in_flight::announce(store, &key, &note, now).await.unwrap();
         let claim = in_flight::claim(store, &key, 1, now());
-        let (claimed, taken) = tokio::join!(claim, per_address.take(address, rate, now()));
-        taken.unwrap();
+        let (claimed, allowed) = tokio::join!(claim, per_address.take(address, rate, now()));
+        allowed.unwrap();
         let note = claimed.unwrap().unwrap();
         let token = Token::from_random(*b"0123456789abcdef0123456789abcdef");
         let add = |session: &mut Session| session.add_token(&token, None, request_id.clone(), now().after(LIFETIME));
         let fresh = Fresh::draw(now().after(LIFETIME)).unwrap();
-        let begun = store.change_or_begin(&client, note.current.as_ref(), fresh, now(), add).await.unwrap();
-        let own = begun.unwrap().0;
+        let (own, ()) =
+            store.change_or_begin(&client, note.current.as_ref(), fresh, now(), add).await.unwrap().unwrap();
         let verdict = Verdict::Sent { sid: own.clone() };
         let count = store.update_session(&own, now(), |session| session.mailed(1));
         let (counted, decided) = tokio::join!(count, in_flight::decide(store, &key, request_id, &verdict, now()));

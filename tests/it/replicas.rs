@@ -272,7 +272,7 @@ async fn what_a_request_held_that_the_store_failed_is_let_go_once_the_store_is_b
         let node = |kind: &str| redis.node_of(&format!("{kind}:{}", digest.as_hex()));
         node("uia") == 2 && node("under_way") != 2
     };
-    let id = (0..).find(id).unwrap().to_string();
+    let id = (0..10_000).find(id).unwrap().to_string();
     let register = async |shim: &Shim| {
         let auth = json!({ "type": "m.login.email.identity", "session": id, "threepid_creds": creds(&sid, "s3cr3t") });
         shim.client().call("register", json!({ "username": "name", "auth": auth })).await
