@@ -123,12 +123,18 @@ async fn p4_6_a_registration_by_mail_and_phone_uses_both_up_in_either_order() {
         assert_eq!(done["user_id"], format!("@{name}:localhost"));
 
         shim.later(REPEAT - Duration::from_secs(1));
-        for repeat in [&by_mail, &by_phone, &json!({ "session": uia })] {
-            assert_eq!(register(&client, &name, repeat.clone()).await.ok()["user_id"], done["user_id"]);
+        // At once: each holds both sessions, in the same order.
+        let alone = json!({ "session": uia });
+        let repeats = [&by_mail, &by_phone, &alone].repeat(4).into_iter().map(|repeat| {
+            let (client, name, repeat) = (client.clone(), name.clone(), repeat.clone());
+            tokio::spawn(async move { register(&client, &name, repeat).await.ok() })
+        });
+        for repeated in repeats.collect::<Vec<_>>() {
+            assert_eq!(repeated.await.unwrap()["user_id"], done["user_id"]);
         }
         shim.later(Duration::from_secs(1));
-        for late in [&by_mail, &by_phone, &json!({ "session": uia })] {
-            assert_eq!(register(&client, &name, late.clone()).await.verdict(), never_do(), "{late}");
+        for late in [by_mail, by_phone, alone] {
+            assert_eq!(register(&client, &name, late).await.verdict(), never_do());
         }
     }
 }
