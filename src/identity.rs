@@ -11,15 +11,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use ipnet::IpNet;
 
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
 use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
-use crate::serve::{Clock, Door, Peer, Stamp};
+use crate::serve::{Clock, Door, Stamp, is_trusted};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
-use crate::telemetry::{Metrics, Neighbour};
+use crate::telemetry::{Metrics, Neighbour, Subject};
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -52,7 +51,7 @@ impl Door for Identity {
 impl Identity {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
-        if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
+        if !peer.is_some_and(|peer| is_trusted(peer, &self.config.load().identity.allowed_peers)) {
             tracing::warn!(?peer, "a peer that identity.allowed_peers does not list came to the identity door");
             self.metrics.recent.stranger();
             let error = "Only the homeserver may come here";
@@ -62,8 +61,10 @@ impl Identity {
         match (request.method(), path) {
             (&Method::POST, Some(path @ ("validate/email/requestToken" | "validate/msisdn/requestToken"))) => {
                 let medium = if path.contains("email") { Medium::Email } else { Medium::Msisdn };
+                let subject = Subject::default();
+                subject.note_trace(request.headers());
                 let asked = Asked::parse(&read(request).await?, medium)?;
-                self.request(asked).await
+                self.request(asked, subject).await
             }
             (&Method::POST, Some("validate/msisdn/submitToken")) if self.accepts_unannounced() => {
                 self.submit_delegated(request).await
@@ -77,7 +78,7 @@ impl Identity {
     }
 
     /// A requestToken is a client's, announced at the client door, or the homeserver's own.
-    async fn request(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
+    async fn request(&self, asked: Asked, subject: Subject) -> Result<Response<Bytes>, Refusal> {
         let (note, allowed) = self.request_token.claim(&asked).await?;
         if note.is_some() || self.accepts_unannounced() {
             self.metrics.recent.worked(Neighbour::Trust, None);
@@ -86,7 +87,7 @@ impl Identity {
             return self.request_token.handle(asked, note, allowed).await;
         }
         if self.accepts_unannounced() {
-            return self.request_delegated(asked, allowed).await;
+            return self.request_delegated(asked, allowed, subject).await;
         }
         self.request_token.give_back(&allowed).await;
         tracing::warn!("the homeserver asked for a message that no request in flight asked for");
@@ -180,11 +181,4 @@ async fn read(request: Request<Incoming>) -> Result<Bytes, Refusal> {
 
 fn errcode(errcode: Errcode, error: &str) -> Response<Bytes> {
     matrix::json(StatusCode::OK, &serde_json::json!({ "errcode": errcode.as_str(), "error": error }))
-}
-
-fn allowed(peer: Peer, networks: &[IpNet]) -> bool {
-    match peer {
-        Peer::Ip(ip) => networks.iter().any(|network| network.contains(&ip.to_canonical())),
-        Peer::Local => true,
-    }
 }

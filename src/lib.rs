@@ -47,7 +47,7 @@
 //! | `state_dir` | `certificates` `config` |
 //! | `serve` | `config` `wire` |
 //! | `signals` | `reload` `supervisor` |
-//! | `limit` | `config` `store` |
+//! | `limit` | `config` `serve` `store` |
 //! | `wording` | `config` |
 //! | `healthcheck` `homeserver` `telemetry` | `config` |
 //! | `body` `config` `session` `wire` `random` | |

@@ -151,6 +151,13 @@ pub enum OpenError {
     Redis(#[from] LinkError),
 }
 
+impl OpenError {
+    /// Another shim has the file.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::File(file::OpenError::InUse { .. }))
+    }
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = &error as &dyn std::error::Error, "the store failed");

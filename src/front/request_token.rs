@@ -72,8 +72,7 @@ impl RequestToken {
             return self.relay_foreign(head, &bytes, object, name).await;
         }
         if config.routes.request_token(purpose, medium) != RouteMode::Handle {
-            let error = "This server does not verify addresses of this kind";
-            return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
+            return Err(Refusal::medium());
         }
         let asked = Asked::parse(&object, medium, &config.session.next_link_hosts)?;
         let stamp = stamp(&head)?;

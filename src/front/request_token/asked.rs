@@ -82,19 +82,15 @@ fn invalid(error: String) -> Refusal {
 
 /// Absent, null and empty mean none, as in the homeservers.
 fn next_link(object: &Object<'_>, hosts: &[String]) -> Result<Option<NextLink>, Refusal> {
-    let invalid = || {
-        let error = "next_link must be an http or https URL of a host that this server allows";
-        Refusal::bad_request(Errcode::MInvalidParam, error)
-    };
     match object.get("next_link") {
         None => Ok(None),
         Some(value) if value.get() == "null" => Ok(None),
         Some(_) => {
-            let written = object.string("next_link").ok_or_else(invalid)?;
+            let written = object.string("next_link").ok_or_else(Refusal::next_link)?;
             if written.is_empty() {
                 return Ok(None);
             }
-            NextLink::parse(&written, hosts).map(Some).ok_or_else(invalid)
+            NextLink::parse(&written, hosts).map(Some).ok_or_else(Refusal::next_link)
         }
     }
 }
