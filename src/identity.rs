@@ -72,7 +72,7 @@ impl Identity {
             (&Method::GET, Some("3pid/getValidated3pid")) => self.get_validated_3pid(request.uri().query()).await,
             (&Method::POST, Some("3pid/bind")) => self.bind(request).await,
             // `3pid/unbind` among them: Synapse takes a 404 for "no-support", which is the truth; a 401, 403 or 500 would
-            // keep its user from ever removing the address (P§3.4).
+            // keep its user from ever removing the address.
             _ => Err(Refusal::new(StatusCode::NOT_FOUND, Errcode::MUnrecognized, "Unrecognized request")),
         }
     }
@@ -102,7 +102,7 @@ impl Identity {
     /// GET `/_matrix/identity/api/v1/3pid/getValidated3pid`
     ///
     /// 200 with an errcode while there is nothing to tell: old Synapse hands any other status to the client, which then
-    /// stops polling, and takes `{}` for a validated session if it is Dendrite (P§2.3).
+    /// stops polling, and takes `{}` for a validated session if it is Dendrite.
     async fn get_validated_3pid(&self, query: Option<&str>) -> Result<Response<Bytes>, Refusal> {
         let invalid = || Refusal::bad_request(Errcode::MInvalidParam, "sid and client_secret are wanted, each once");
         let form = Form::parse(query.unwrap_or_default().as_bytes()).ok_or_else(invalid)?;
@@ -126,7 +126,7 @@ impl Identity {
 
     /// POST `/_matrix/identity/api/v1/3pid/bind`
     ///
-    /// Publishes nothing. Answered as old Synapse needs it, or it answers 500 after it made the account (P§3.4).
+    /// Publishes nothing. Answered as old Synapse needs it, or it answers 500 after it made the account.
     async fn bind(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let body = read(request).await?;
         let refused = || Refusal::bad_request(Errcode::MSessionNotValidated, "No validated session to bind");

@@ -14,7 +14,7 @@ const LEASE: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// One request of ours between the front and the homeserver's callback. The callback tells neither purpose nor
-/// next_link nor language (P§3.2), and none is believed without its note.
+/// next_link nor language, and none is believed without its note.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Note {
     pub request_id: RequestId,

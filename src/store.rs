@@ -58,7 +58,7 @@ impl Record for UiaStage {
     const KIND: &'static str = "uia";
 }
 
-/// Which identity server a sid came from that was relayed to a client (P§5.2, rule b).
+/// Which identity server a sid came from that was relayed to a client, for creds that leave it out.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ForeignSid {
     pub id_server: String,

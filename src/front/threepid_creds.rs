@@ -210,7 +210,7 @@ impl ThreepidCreds {
 
 /// The session of ours that creds carry, when one of them does. Creds of a body that disagree are one request for two
 /// sessions, and homeservers would take different ones. A sid that is no sid, for us to vouch for, is one that reads as
-/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing (P§3.3).
+/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing.
 fn ours(all: &[Creds], us: &str) -> Result<Option<Carried>, Refusal> {
     if all.iter().any(|creds| creds.odd_sid && creds.id_server.as_deref() == Some(us)) {
         return Err(Refusal::creds());

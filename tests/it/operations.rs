@@ -258,7 +258,7 @@ async fn a_port_in_use_is_named_and_ends_with_1() {
     assert!(log.contains(&format!("cannot listen on {address}")) && log.contains("Address already in use"), "{log}");
 }
 
-/// The fields of design §5, and what ties lines together.
+/// The fields that config/README.md names under `[log]`.
 #[track_caller]
 fn line_of(line: &Value) -> (String, String, String, String, String) {
     let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();

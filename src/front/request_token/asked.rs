@@ -44,7 +44,7 @@ impl Asked {
         Ok(Self { threepid: Threepid { medium, address }, client_secret, send_attempt, next_link, named_by })
     }
 
-    /// The fields every old homeserver knows and no other: Synapse 1.0 to 1.3.1 answers an unknown one with 500 (P§0.5).
+    /// The fields every old homeserver knows and no other: Synapse 1.0 to 1.3.1 answers an unknown one with 500.
     pub fn to_body(&self, id_server: &str) -> Bytes {
         let mut fields = Map::new();
         fields.insert("id_server".into(), id_server.into());
@@ -60,7 +60,7 @@ impl Asked {
 
 type Named = (Address, Vec<(&'static str, String)>);
 
-/// The homeserver gets the canonical address: it compares with regard to case (P§0.6).
+/// The homeserver gets the canonical address: it compares with regard to case.
 fn email(object: &Object<'_>) -> Result<Named, Refusal> {
     let written = object.string("email").ok_or_else(|| invalid("email must be a string".into()))?;
     let address = Address::email(&written).map_err(|error| invalid(format!("email: {error}")))?;
