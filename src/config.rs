@@ -80,14 +80,6 @@ impl Config {
     }
 }
 
-/// `listen.admin` alone, so far as it can be read: the other keys, and the lines that are no TOML, may be faulty.
-pub fn admin(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-) -> Result<Vec<Endpoint>, Faults> {
-    Source::new(file, environment).admin()
-}
-
 /// The configuration in force; a reload puts another in its place, and a request keeps the one it began with.
 pub type Shared = Arc<ArcSwap<Config>>;
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::config;
 use crate::matrix::{Address, Medium, Sid, Timestamp};
-use crate::telemetry::{Delivered, DeliveredBy, Metrics, RequestId};
+use crate::telemetry::{Delivered, DeliveredBy, Metrics, RequestId, chain};
 use crate::wording::MailText;
 
 use course::Course;
@@ -240,14 +240,7 @@ impl DeliveryError {
 
     /// The error with its causes, for the log.
     pub fn chain(&self) -> String {
-        let mut out = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            out.push_str(": ");
-            out.push_str(&error.to_string());
-            cause = error.source();
-        }
-        out
+        chain(self)
     }
 }
 

@@ -19,10 +19,10 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{Account3pidAdd, Config, RouteMode, Shared};
-use crate::matrix::{Errcode, Refusal};
+use crate::matrix::Refusal;
 use crate::needs_shim::NeedsShim;
 use crate::serve::{Carrying, Door, Unusual};
-use crate::telemetry::{self, Ended, Metrics, Outcome, Refused, RequestIds, Subject};
+use crate::telemetry::{Answered, Metrics, Outcome, RequestIds, Subject};
 use confirm::Confirm;
 use fast::Fast;
 use forward::{Body, Forward};
@@ -131,37 +131,18 @@ impl Front {
         let errcode = answered.as_ref().err().map(|refusal| refusal.errcode);
         let response = answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from));
         let plain = if errcode.is_some() { Outcome::Refused } else { Outcome::Relayed };
-        let outcome = response.extensions().get::<Outcome>().copied().unwrap_or(plain).as_str();
-        let (route, took, errcode) = (ours.name(), began.elapsed(), errcode.map(Errcode::as_str));
-        // The page behind a link is ours, whatever it says, and says it without an error code.
-        let refused = errcode.or(matches!(ours, Ours::Confirm(_)).then_some(""));
-        let fault = telemetry::fault(response.status(), refused);
-        self.metrics.count_intercepted(&Ended { route, outcome, fault, errcode, took });
-        let (status, fault) = (response.status().as_u16(), fault.as_str());
-        let by = if refused.is_some() { "shim" } else { "homeserver" };
-        let errcode = errcode.or(subject.errcode().filter(|_| !response.status().is_success()));
-        self.metrics.recent.answered(Refused {
-            at: self.metrics.recent.now(),
-            route,
-            by,
-            status,
-            errcode: errcode.map(str::to_owned),
-            fault,
-            request_id: request_id.clone(),
-        });
-        tracing::info!(
-            route,
-            outcome,
-            status,
+        let answered = Answered {
+            route: ours.name(),
+            outcome: response.extensions().get::<Outcome>().copied().unwrap_or(plain),
+            status: response.status(),
             errcode,
-            sid = subject.sid(),
-            medium = subject.medium(),
-            fault,
-            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            %request_id,
-            trace_id = subject.trace_id(),
-            "intercepted"
-        );
+            // The page behind a link says what is wrong without an error code.
+            is_ours: matches!(ours, Ours::Confirm(_)),
+            subject: &subject,
+            request_id: &request_id,
+            took: began.elapsed(),
+        };
+        self.metrics.answered(&answered, "intercepted");
         response
     }
 

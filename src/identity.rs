@@ -11,15 +11,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use ipnet::IpNet;
 
 use crate::body::{self, Fields, Form};
 use crate::config::Shared;
 use crate::matrix::{self, ClientSecret, Errcode, Medium, Purpose, Refusal, Sid};
-use crate::serve::{Clock, Detached, Door, Peer, Stamp};
+use crate::serve::{Clock, Detached, Door, Stamp, is_trusted};
 use crate::session::Session;
 use crate::store::{Edit, Effect, Key, Store};
-use crate::telemetry::{Metrics, Neighbour, RequestIds, Seldom};
+use crate::telemetry::{Metrics, Neighbour, RequestIds, Seldom, Subject};
 pub use allowance::Allowance;
 use asked::Asked;
 pub use request_token::RequestToken;
@@ -55,7 +54,7 @@ impl Door for Identity {
 impl Identity {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let peer = request.extensions().get::<Stamp>().map(|stamp| stamp.peer);
-        if !peer.is_some_and(|peer| allowed(peer, &self.config.load().identity.allowed_peers)) {
+        if !peer.is_some_and(|peer| is_trusted(peer, &self.config.load().identity.allowed_peers)) {
             if let Some(times) = self.strangers.happened() {
                 tracing::warn!(
                     ?peer,
@@ -71,11 +70,13 @@ impl Identity {
         match (request.method(), path) {
             (&Method::POST, Some(path @ ("validate/email/requestToken" | "validate/msisdn/requestToken"))) => {
                 let medium = if path.contains("email") { Medium::Email } else { Medium::Msisdn };
+                let subject = Subject::default();
+                subject.note_trace(request.headers());
                 let asked = Asked::parse(&read(request).await?, medium)?;
                 let parts = self.clone();
                 // Who asked may hang up, as a homeserver does after a minute or when it is restarted; what has begun is to
                 // be told, counted and given back all the same.
-                let asking = self.detached.spawn(async move { parts.request(asked).await });
+                let asking = self.detached.spawn(async move { parts.request(asked, subject).await });
                 asking.await.map_err(|_panicked| Refusal::internal())?
             }
             (&Method::POST, Some("validate/msisdn/submitToken")) if self.accepts_unannounced() => {
@@ -84,13 +85,13 @@ impl Identity {
             (&Method::GET, Some("3pid/getValidated3pid")) => self.get_validated_3pid(request.uri().query()).await,
             (&Method::POST, Some("3pid/bind")) => self.bind(request).await,
             // `3pid/unbind` among them: Synapse takes a 404 for "no-support", which is the truth; a 401, 403 or 500 would
-            // keep its user from ever removing the address (P§3.4).
+            // keep its user from ever removing the address.
             _ => Err(Refusal::new(StatusCode::NOT_FOUND, Errcode::MUnrecognized, "Unrecognized request")),
         }
     }
 
     /// A requestToken is a client's, announced at the client door, or the homeserver's own.
-    async fn request(&self, asked: Asked) -> Result<Response<Bytes>, Refusal> {
+    async fn request(&self, asked: Asked, subject: Subject) -> Result<Response<Bytes>, Refusal> {
         let (note, allowed) = self.request_token.claim(&asked).await?;
         if note.is_some() || self.accepts_unannounced() {
             self.metrics.recent.worked(Neighbour::Trust, None);
@@ -99,7 +100,7 @@ impl Identity {
             return self.request_token.handle(asked, note, allowed).await;
         }
         if self.accepts_unannounced() {
-            return self.request_delegated(asked, allowed).await;
+            return self.request_delegated(asked, allowed, subject).await;
         }
         self.request_token.give_back(&allowed).await;
         tracing::warn!("the homeserver asked for a message that no request in flight asked for");
@@ -114,7 +115,7 @@ impl Identity {
     /// GET `/_matrix/identity/api/v1/3pid/getValidated3pid`
     ///
     /// 200 with an errcode while there is nothing to tell: old Synapse hands any other status to the client, which then
-    /// stops polling, and takes `{}` for a validated session if it is Dendrite (P§2.3).
+    /// stops polling, and takes `{}` for a validated session if it is Dendrite.
     async fn get_validated_3pid(&self, query: Option<&str>) -> Result<Response<Bytes>, Refusal> {
         let invalid = || Refusal::bad_request(Errcode::MInvalidParam, "sid and client_secret are wanted, each once");
         let form = Form::parse(query.unwrap_or_default().as_bytes()).ok_or_else(invalid)?;
@@ -138,7 +139,7 @@ impl Identity {
 
     /// POST `/_matrix/identity/api/v1/3pid/bind`
     ///
-    /// Publishes nothing. Answered as old Synapse needs it, or it answers 500 after it made the account (P§3.4).
+    /// Publishes nothing. Answered as old Synapse needs it, or it answers 500 after it made the account.
     async fn bind(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let body = read(request).await?;
         let refused = || Refusal::bad_request(Errcode::MSessionNotValidated, "No validated session to bind");
@@ -193,11 +194,4 @@ async fn read(request: Request<Incoming>) -> Result<Bytes, Refusal> {
 
 fn errcode(errcode: Errcode, error: &str) -> Response<Bytes> {
     matrix::json(StatusCode::OK, &serde_json::json!({ "errcode": errcode.as_str(), "error": error }))
-}
-
-fn allowed(peer: Peer, networks: &[IpNet]) -> bool {
-    match peer {
-        Peer::Ip(ip) => networks.iter().any(|network| network.contains(&ip.to_canonical())),
-        Peer::Local => true,
-    }
 }

@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
 /// One request of ours between the front and the homeserver's callback. The callback tells neither purpose nor
-/// next_link nor language (P§3.2), and none is believed without its note.
+/// next_link nor language, and none is believed without its note.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Note {
     pub request_id: RequestId,

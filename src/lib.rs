@@ -48,12 +48,16 @@
 //! | `state_dir` | `certificates` `config` |
 //! | `serve` | `config` `wire` |
 //! | `signals` | `reload` `supervisor` |
-//! | `limit` | `config` `store` |
+//! | `limit` | `config` `serve` `store` |
 //! | `wording` | `config` |
 //! | `homeserver` | `config` `reach` |
 //! | `healthcheck` `telemetry` | `config` |
 //! | `body` `config` `reach` `session` `wire` `random` | |
 //! | `matrix` `container` `supervisor` | nothing |
+//!
+//! # Numbers in comments
+//! `S§4.7` and `S§5.12` are rows of the lists of attacks (S§4) and of faults (S§5) in `tests/README.md`, beside the tests that
+//! show what becomes of each.
 
 pub mod admin;
 pub mod body;

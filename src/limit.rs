@@ -1,7 +1,7 @@
 //! How often: per peer, per address. GCRA (a leaky bucket of one number per key) with bounded memory, or in the store where
 //! that is shared by replicas.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use dashmap::DashMap;
 
 use crate::config::Rate;
 use crate::matrix::{Refusal, Timestamp};
+use crate::serve::host;
 use crate::store::{Store, StoreError};
 
 /// Keys one limit remembers. Past that, and with none to forget, new keys share one bucket: memory stays bounded and a
@@ -135,14 +136,11 @@ fn since_epoch(now: Timestamp) -> Duration {
     Duration::from_millis(now.as_millis())
 }
 
-/// The key of a client: an IPv4 address, or the /64 that one IPv6 host commands.
+/// The key of a client: all that one host commands.
 pub fn client_key(ip: IpAddr) -> String {
-    match ip.to_canonical() {
+    match host(ip) {
         IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => {
-            let network = u128::from(ip) & !u128::from(u64::MAX);
-            format!("{}/64", Ipv6Addr::from(network))
-        }
+        IpAddr::V6(network) => format!("{network}/64"),
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use threepid_shim::command::templates::{self, RenderError};
 use threepid_shim::command::{Cli, Command, ConfigCommand, SessionCommand, TemplatesCommand, from_synapse, version};
-use threepid_shim::config::{self, Config, Endpoint, Faults};
+use threepid_shim::config::{self, Config, Endpoint, Faults, Source};
 use threepid_shim::doctor::Report;
 use threepid_shim::matrix::Sid;
 use threepid_shim::serve::Listeners;
@@ -64,7 +64,7 @@ fn configured(file: Option<&Path>, then: impl FnOnce(Config) -> ExitCode) -> Exi
 
 /// With the admin doors, whatever else of the configuration is faulty: it may have become so since the start.
 fn with_admin(file: Option<&Path>, then: impl FnOnce(&[Endpoint]) -> ExitCode) -> ExitCode {
-    match config::admin(file, environment()) {
+    match Source::admin(file, environment()) {
         Ok(admin) => then(&admin),
         Err(faults) => {
             eprintln!("{faults}");

@@ -60,7 +60,7 @@ impl Purpose {
         }
     }
 
-    /// The path of the link that is mailed, and of the page behind it. Not one that a homeserver owns (P§4.2).
+    /// The path of the link that is mailed, and of the page behind it. Not one that a homeserver owns, as Synapse does `password_reset`.
     pub fn link_path(self) -> &'static str {
         match self {
             Self::Register => "/_matrix/client/unstable/threepid_shim/register/email/submit_token",

@@ -18,7 +18,7 @@ pub const EVERY: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: usize = 1024 * 1024;
 
-/// What is known of it. Until a homeserver has shown that it has learnt MSC2263 (design: it shows
+/// What is known of it. Until a homeserver has shown that it has learnt MSC2263 (it shows
 /// `m.require_identity_server: false` or lists exactly `r0.6.0`), it is an old one.
 #[derive(Debug, Clone)]
 pub struct NeedsShim {

@@ -242,13 +242,7 @@ impl Faults {
     /// Notes what is wrong under a key, with its causes.
     fn note<T, E: Error>(&mut self, key: &str, made: Result<T, E>) -> Option<T> {
         made.map_err(|error| {
-            let mut chain = vec![key.to_owned(), error.to_string()];
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                chain.push(error.to_string());
-                cause = error.source();
-            }
-            self.0.push(chain.join(": "));
+            self.0.push(format!("{key}: {}", telemetry::chain(&error)));
         })
         .ok()
     }

@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use crate::matrix::Timestamp;
 
 pub use client_ip::client_ip;
-pub(crate) use client_ip::is_trusted;
+pub(crate) use client_ip::{host, is_trusted};
 pub use clock::Clock;
 pub use crowd::Crowd;
 pub use drain::{Detached, Drain};

@@ -140,7 +140,7 @@ impl Session {
         self.expires.after(REMEMBERED)
     }
 
-    /// Whether a further requestToken of its client belongs to it; after validation it begins a new one (P§1.4).
+    /// Whether a further requestToken of its client belongs to it; after validation it begins a new one.
     pub fn takes_requests(&self, now: Timestamp) -> bool {
         self.state == State::Requested && now < self.expires && !self.is_dead()
     }

@@ -85,7 +85,7 @@ impl Record for UiaStage {
     const KIND: &'static str = "uia";
 }
 
-/// Which identity server a sid came from that was relayed to a client (P§5.2, rule b).
+/// Which identity server a sid came from that was relayed to a client, for creds that leave it out.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ForeignSid {
     pub id_server: String,
@@ -184,6 +184,13 @@ pub enum OpenError {
     Redis(#[from] LinkError),
     #[error("the operating system gives no randomness")]
     NoRandomness,
+}
+
+impl OpenError {
+    /// Another shim has the file.
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::File(file::OpenError::InUse { .. }))
+    }
 }
 
 impl From<StoreError> for Refusal {

@@ -1,5 +1,6 @@
 //! Log format, metrics, and what is never written down: no address, `client_secret`, token, access token, body or query.
 
+mod answered;
 mod exposition;
 mod labels;
 mod metrics;
@@ -20,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::matrix::{Medium, Sid};
 
+pub use answered::Answered;
 pub use labels::{
     Delivered, DeliveredBy, Door, Intercepted, LimitReached, Reloaded, Staged, StoreKind, StoreOperation, TurnedAway,
     Verified,
@@ -146,6 +148,18 @@ impl Subject {
     }
 }
 
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        out.push_str(": ");
+        out.push_str(&error.to_string());
+        cause = error.source();
+    }
+    out
+}
+
 /// Whose fault it was that a request did not end well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -176,7 +190,7 @@ impl Fault {
 }
 
 /// Whose fault an answer of one of our own routes is.
-pub fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
+fn fault(status: http::StatusCode, errcode: Option<&str>) -> Fault {
     match (status.as_u16(), errcode) {
         (..400, _) => Fault::None,
         (_, Some("M_EMAIL_SEND_ERROR")) => Fault::Smtp,

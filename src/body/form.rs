@@ -7,7 +7,7 @@ crate::matrix::hidden!(Form);
 
 impl Form {
     /// `None` when a name stands twice: Dendrite builds its query without escaping, so that a client could smuggle a
-    /// second `sid` into it (P§3.3).
+    /// second `sid` into it.
     pub fn parse(encoded: &[u8]) -> Option<Self> {
         let mut fields: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(encoded) {

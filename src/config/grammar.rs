@@ -208,8 +208,6 @@ impl Grammar for Flag {
 /// One of some words.
 pub(crate) struct OneOf<T: 'static> {
     pub(crate) words: &'static [(&'static str, T)],
-    /// Words of a later version, each with what is wrong with it today.
-    pub(crate) later: &'static [(&'static str, &'static str)],
 }
 
 impl<T: Copy> Grammar for OneOf<T> {
@@ -220,15 +218,9 @@ impl<T: Copy> Grammar for OneOf<T> {
         if let Some((_, value)) = self.words.iter().find(|(word, _)| *word == text) {
             return Ok(*value);
         }
-        let wrong = match self.later.iter().find(|(word, _)| *word == text) {
-            Some((_, why)) => Wrong::new(format!("{text:?} {why}"), self.write()),
-            None => Wrong::new(
-                format!("{text:?} is none of the words it takes"),
-                nearest(text, self.words.iter().map(|(word, _)| *word))
-                    .map_or_else(|| self.write(), |near| format!("did you mean {near:?}?")),
-            ),
-        };
-        Err(vec![wrong])
+        let write = nearest(text, self.words.iter().map(|(word, _)| *word))
+            .map_or_else(|| self.write(), |near| format!("did you mean {near:?}?"));
+        Err(vec![Wrong::new(format!("{text:?} is none of the words it takes"), write)])
     }
 
     fn schema(&self) -> Value {

@@ -242,7 +242,7 @@ pub(crate) enum Carrier {
 }
 
 const NEEDS_SHIM: OneOf<NeedsShim> =
-    OneOf { words: &[("auto", NeedsShim::Auto), ("yes", NeedsShim::Yes), ("no", NeedsShim::No)], later: &[] };
+    OneOf { words: &[("auto", NeedsShim::Auto), ("yes", NeedsShim::Yes), ("no", NeedsShim::No)] };
 const ROUTE: OneOf<RouteMode> = OneOf {
     words: &[
         ("handle", RouteMode::Handle),
@@ -250,44 +250,33 @@ const ROUTE: OneOf<RouteMode> = OneOf {
         ("refuse", RouteMode::Refuse),
         ("observe", RouteMode::Observe),
     ],
-    later: &[],
 };
 const VERSIONS_ROUTE: OneOf<RouteMode> =
-    OneOf { words: &[("handle", RouteMode::Handle), ("forward", RouteMode::Forward)], later: &[] };
+    OneOf { words: &[("handle", RouteMode::Handle), ("forward", RouteMode::Forward)] };
 const ACCOUNT_3PID_ADD: OneOf<Account3pidAdd> =
-    OneOf { words: &[("forward", Account3pidAdd::Forward), ("translate", Account3pidAdd::Translate)], later: &[] };
+    OneOf { words: &[("forward", Account3pidAdd::Forward), ("translate", Account3pidAdd::Translate)] };
 const NAMED_ID_SERVER: OneOf<NamedIdServer> = OneOf {
     words: &[
         ("forward", NamedIdServer::Forward),
         ("replace", NamedIdServer::Replace),
         ("reject", NamedIdServer::Reject),
     ],
-    later: &[],
 };
-const STORE_KIND: OneOf<StoreKind> = OneOf {
-    words: &[("memory", StoreKind::Memory), ("file", StoreKind::File), ("redis", StoreKind::Redis)],
-    later: &[],
-};
+const STORE_KIND: OneOf<StoreKind> =
+    OneOf { words: &[("memory", StoreKind::Memory), ("file", StoreKind::File), ("redis", StoreKind::Redis)] };
 const STORE_MODE: OneOf<StoreMode> = OneOf {
     words: &[("single", StoreMode::Single), ("sentinel", StoreMode::Sentinel), ("cluster", StoreMode::Cluster)],
-    later: &[],
 };
 const EMAIL_TRANSPORT: OneOf<Transport> =
-    OneOf { words: &[("smtp", Transport::Smtp), ("file", Transport::File), ("log", Transport::Log)], later: &[] };
-const SMTP_TLS: OneOf<SmtpTls> = OneOf {
-    words: &[("required", SmtpTls::Required), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)],
-    later: &[],
-};
+    OneOf { words: &[("smtp", Transport::Smtp), ("file", Transport::File), ("log", Transport::Log)] };
+const SMTP_TLS: OneOf<SmtpTls> =
+    OneOf { words: &[("required", SmtpTls::Required), ("implicit", SmtpTls::Implicit), ("none", SmtpTls::None)] };
 const SMS_TRANSPORT: OneOf<Carrier> = OneOf {
     words: &[("none", Carrier::None), ("twilio", Carrier::Twilio), ("http", Carrier::Http), ("log", Carrier::Log)],
-    later: &[],
 };
-const HTTP_METHOD: OneOf<GatewayMethod> = OneOf {
-    words: &[("POST", GatewayMethod::Post), ("PUT", GatewayMethod::Put), ("GET", GatewayMethod::Get)],
-    later: &[],
-};
-const LOG_FORMAT: OneOf<LogFormat> =
-    OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], later: &[] };
+const HTTP_METHOD: OneOf<GatewayMethod> =
+    OneOf { words: &[("POST", GatewayMethod::Post), ("PUT", GatewayMethod::Put), ("GET", GatewayMethod::Get)] };
+const LOG_FORMAT: OneOf<LogFormat> = OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)] };
 const LOG_LEVEL: OneOf<LogLevel> = OneOf {
     words: &[
         ("error", LogLevel::Error),
@@ -296,7 +285,6 @@ const LOG_LEVEL: OneOf<LogLevel> = OneOf {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ],
-    later: &[],
 };
 
 const ZERO: Duration = Duration::ZERO;

@@ -43,6 +43,16 @@ impl Source {
         Self::from_origin(Origin { file: file.map(Path::to_owned), text, environment })
     }
 
+    /// `listen.admin` alone, so far as it can be read: the other keys, and the lines that are no TOML, may be faulty.
+    pub fn admin(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Vec<Endpoint>, Faults> {
+        let (mut sheet, _not_toml) = Self::new(file, environment).so_far().map_err(|fault| Faults(vec![fault]))?;
+        let admin = raw::RawConfig::take(&mut sheet).listen_admin.value;
+        admin.ok_or_else(|| Faults::sorted(sheet.faults))
+    }
+
     /// A file of this name in the working directory with this text.
     pub(super) fn of_text(name: &str, text: &str) -> Self {
         Self::from_origin(Origin { file: Some(name.into()), text: Some(text.to_owned()), environment: Vec::new() })
@@ -62,12 +72,6 @@ impl Source {
             }
             Err(fault) => Reading { config: Err(Faults(vec![fault])), source },
         }
-    }
-
-    pub(super) fn admin(mut self) -> Result<Vec<Endpoint>, Faults> {
-        let (mut sheet, _not_toml) = self.so_far().map_err(|fault| Faults(vec![fault]))?;
-        let admin = raw::RawConfig::take(&mut sheet).listen_admin.value;
-        admin.ok_or_else(|| Faults::sorted(sheet.faults))
     }
 
     /// All that is written, the environment's over the file's.

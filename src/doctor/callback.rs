@@ -26,7 +26,7 @@ use super::{Report, Verdict, expiry};
 use crate::body;
 use crate::certificates;
 use crate::config::{Config, Endpoint, IdentityTls};
-use crate::serve::Clock;
+use crate::serve::{Clock, Peer, is_trusted};
 
 /// Synapse gives up after 60 s.
 const PATIENCE: Duration = Duration::from_secs(70);
@@ -104,7 +104,7 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
 
 fn at_our_door(report: &mut Report, config: &Config, answer: &Answer, seen: &Seen) {
     let allowed = &config.identity.allowed_peers;
-    let stranger = seen.peers.iter().find(|peer| !allowed.iter().any(|network| network.contains(&peer.to_canonical())));
+    let stranger = seen.peers.iter().find(|peer| !is_trusted(Peer::Ip(**peer), allowed));
     if let Some(stranger) = stranger {
         let says = format!("the homeserver comes from {stranger}, and would be refused");
         report.bad("callback", says, "identity.allowed_peers", format!("add \"{}\"", stranger.to_canonical()));

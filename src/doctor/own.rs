@@ -12,7 +12,7 @@ use crate::random;
 use crate::serve::Clock;
 use crate::state_dir::{self, StateDir};
 use crate::store::{Change, ForeignSid, Key, Store};
-use crate::telemetry::{Metrics, RequestId};
+use crate::telemetry::{Metrics, RequestId, chain};
 use crate::wording::{MailFacts, Wording};
 
 /// Whether what follows may write where the shim writes: what root makes there, the shim's user cannot use.
@@ -74,13 +74,14 @@ pub(super) async fn store(report: &mut Report, config: &Config) {
             };
             store.update(&Key::foreign_sid("threepid-shim doctor"), now, put).await.map_err(|error| chain(&error))
         }
+        Err(error) if error.is_in_use() => {
+            report.good("store", "the file is held by the shim that runs");
+            return;
+        }
         Err(error) => Err(chain(&error)),
     };
     match tried {
         Ok(()) => report.good("store", "takes a record and keeps it"),
-        Err(why) if why.contains("already open") || why.contains("in use") => {
-            report.good("store", "the file is held by the shim that runs");
-        }
         Err(why) if matches!(config.store, Kind::Redis(_)) => {
             let write =
                 format!("write where Redis is, and how to log in to it (store.password_file, store.ca_file); {why}");
@@ -270,15 +271,4 @@ fn delivery(report: &mut Report, config: &Config) -> Option<Delivery> {
             None
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        out.push_str(": ");
-        out.push_str(&error.to_string());
-        cause = error.source();
-    }
-    out
 }

@@ -24,7 +24,7 @@ use asked::Asked;
 
 /// The largest answer to a requestToken that is read.
 const ANSWER_LIMIT: usize = 64 * 1024;
-/// How long it is remembered which identity server a relayed sid came from; a UIA session lives as long (P§2.4).
+/// How long it is remembered which identity server a relayed sid came from; a UIA session of old Synapse lives as long.
 const FOREIGN_SID_LIFETIME: Duration = Duration::from_secs(48 * 3600);
 /// Between two tries to take a note away, while the store cannot be told; and how many, until it has lapsed by itself.
 const CONCLUDE_AGAIN: Duration = Duration::from_millis(500);
@@ -74,8 +74,7 @@ impl RequestToken {
             return self.relay_foreign(head, &bytes, object, name).await;
         }
         if config.routes.request_token(purpose, medium) != RouteMode::Handle {
-            let error = "This server does not verify addresses of this kind";
-            return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
+            return Err(Refusal::medium());
         }
         let asked = Asked::parse(&object, medium, &config.session.next_link_hosts)?;
         let stamp = stamp(&head)?;
@@ -119,7 +118,7 @@ impl RequestToken {
     }
 
     /// Another identity server is named: the homeserver's business, but for `id_access_token`, which Synapse 1.0 to
-    /// 1.3.1 answers with 500 (P§2.6). Where its sid came from is remembered for creds that forget to say it.
+    /// 1.3.1 answers with 500. Where its sid came from is remembered for creds that forget to say it.
     async fn relay_foreign(
         &self,
         head: Parts,
@@ -247,7 +246,7 @@ impl Exchange {
         })
     }
 
-    /// Whether the homeserver called back, at this shim or another; or failed in a way that shows that it cannot (P§1.6). What it
+    /// Whether the homeserver called back, at this shim or another; or failed in a way that shows that it cannot. What it
     /// decides by itself shows neither.
     fn note_trust(&self, called_back: bool, answer: &Result<Response<Bytes>, Refusal>) {
         let recent = &self.parts.recent;

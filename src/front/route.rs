@@ -27,7 +27,7 @@ pub(super) enum Ours {
 
 impl Route {
     /// Looks at the raw path, as old homeservers do: what is percent-encoded, doubled or dotted reaches none of their
-    /// handlers, so that it needs none of ours (P§1.1).
+    /// handlers, so that it needs none of ours.
     pub(super) fn of(method: &Method, path: &str) -> Self {
         let Some(rest) = path.strip_prefix("/_matrix/client/") else { return Self::Forward };
         if rest == "versions" {

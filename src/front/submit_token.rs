@@ -40,7 +40,7 @@ impl SubmitToken {
         }
     }
 
-    /// The answer has `success` beside the errcode, and 400 with it: some clients read the one, some the other (P§1.6).
+    /// The answer has `success` beside the errcode, and 400 with it: some clients read the one, some the other.
     async fn submit(&self, request: Request<Incoming>) -> Result<Response<Bytes>, Refusal> {
         let config = self.config.load_full();
         let stamp = request.extensions().get::<Stamp>().copied().ok_or_else(Refusal::internal)?;

@@ -1,4 +1,4 @@
-//! What a homeserver writes to the identity door: Synapse as JSON, Dendrite as a form (P§3.2).
+//! What a homeserver writes to the identity door: Synapse as JSON, Dendrite as a form.
 
 use crate::body::Fields;
 use crate::matrix::{Address, ClientSecret, Errcode, Medium, Refusal, Threepid};

@@ -12,19 +12,23 @@ use super::{Asked, Identity};
 use crate::body;
 use crate::config::{Config, SmsTransport};
 use crate::in_flight::Note;
-use crate::matrix::{self, Errcode, Medium, NextLink, Purpose, Refusal, Sid};
+use crate::matrix::{self, Medium, NextLink, Purpose, Refusal, Sid};
 use crate::session::Session;
 use crate::submission::{self, Submission};
-use crate::telemetry::{self, Ended, Outcome, Refused, RequestId, Subject};
+use crate::telemetry::{Answered, Outcome, RequestId, Subject};
 
 pub(super) const SUBMIT_TOKEN: &str = "delegated.submit_token";
 
 impl Identity {
     /// POST `/_matrix/identity/api/v1/validate/{email,msisdn}/requestToken`, which no request in flight asks for.
-    pub(super) async fn request_delegated(&self, asked: Asked, allowed: Allowed) -> Result<Response<Bytes>, Refusal> {
+    pub(super) async fn request_delegated(
+        &self,
+        asked: Asked,
+        allowed: Allowed,
+        subject: Subject,
+    ) -> Result<Response<Bytes>, Refusal> {
         let began = Instant::now();
         let request_id = self.ids.draw();
-        let subject = Subject::default();
         let medium = asked.threepid.medium;
         subject.note_medium(medium);
         let sent = self.send_delegated(&asked, request_id.clone(), allowed).await;
@@ -66,6 +70,7 @@ impl Identity {
         let began = Instant::now();
         let request_id = self.ids.draw();
         let subject = Subject::default();
+        subject.note_trace(request.headers());
         subject.note_medium(Medium::Msisdn);
         let submitted = self.submit(request, &subject).await;
         let answered = submitted.map(|()| matrix::json(StatusCode::OK, &serde_json::json!({ "success": true })));
@@ -99,33 +104,11 @@ impl Identity {
     ) {
         let (outcome, status, errcode) = match answered {
             Ok(response) => (Outcome::Relayed, response.status(), None),
-            Err(refusal) => (Outcome::Refused, refusal.status, Some(refusal.errcode.as_str())),
+            Err(refusal) => (Outcome::Refused, refusal.status, Some(refusal.errcode)),
         };
-        let (outcome, took) = (outcome.as_str(), began.elapsed());
-        let fault = telemetry::fault(status, errcode);
-        self.metrics.count_intercepted(&Ended { route, outcome, fault, errcode, took });
-        let (status, fault) = (status.as_u16(), fault.as_str());
-        self.metrics.recent.answered(Refused {
-            at: self.metrics.recent.now(),
-            route,
-            by: "shim",
-            status,
-            errcode: errcode.map(str::to_owned),
-            fault,
-            request_id: request_id.clone(),
-        });
-        tracing::info!(
-            route,
-            outcome,
-            status,
-            errcode,
-            sid = subject.sid(),
-            medium = subject.medium(),
-            fault,
-            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            %request_id,
-            "the homeserver asked by itself"
-        );
+        let took = began.elapsed();
+        let answered = Answered { route, outcome, status, errcode, is_ours: true, subject, request_id, took };
+        self.metrics.answered(&answered, "the homeserver asked by itself");
     }
 }
 
@@ -133,11 +116,8 @@ impl Identity {
 fn wanted(asked: &Asked, config: &Config) -> Result<Option<NextLink>, Refusal> {
     let medium = asked.threepid.medium;
     if medium == Medium::Msisdn && matches!(config.sms.transport, SmsTransport::None) {
-        let error = "This server does not verify addresses of this kind";
-        return Err(Refusal::bad_request(Errcode::MThreepidMediumNotSupported, error));
+        return Err(Refusal::medium());
     }
     let Some(written) = asked.next_link.as_ref().filter(|_| medium == Medium::Email) else { return Ok(None) };
-    let error = "next_link must be an http or https URL of a host that is allowed";
-    let parsed = NextLink::parse(written, &config.session.next_link_hosts);
-    parsed.map(Some).ok_or_else(|| Refusal::bad_request(Errcode::MInvalidParam, error))
+    NextLink::parse(written, &config.session.next_link_hosts).map(Some).ok_or_else(Refusal::next_link)
 }

@@ -38,7 +38,7 @@ impl NextLink {
         &self.0
     }
 
-    /// The link with our sid at the very end of the string, after any fragment: Element resumes only so (P§4.4).
+    /// The link with our sid at the very end of the string, after any fragment: Element resumes only so.
     pub fn with_sid(&self, sid: &Sid) -> String {
         let separator = if self.0.contains('?') { '&' } else { '?' };
         format!("{}{separator}sid={}", self.0, sid.as_str())

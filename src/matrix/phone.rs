@@ -9,11 +9,11 @@ use super::AddressError;
 pub struct Phone(PhoneNumber);
 
 impl Phone {
-    /// Longest number accepted as written, in bytes (S§28).
+    /// Longest number accepted as written, in bytes (S§4.28).
     pub const MAX: usize = 32;
 
     /// What `phonenumbers.parse(number, country)` makes of it, which Synapse asks; refused where a person could have meant
-    /// another number, since the homeserver looks up its own reading but stores ours (P§3).
+    /// another number, since the homeserver looks up its own reading but stores ours.
     ///
     /// `country` is ISO 3166-1 alpha-2 in capitals, as on the wire; it decides what a number without its country code is.
     pub(super) fn read(country: &str, number: &str) -> Result<Self, AddressError> {
@@ -101,7 +101,7 @@ impl Phone {
 
 super::secret::hidden!(Phone);
 
-/// What a message to a number may cost and whom it may reach (S§37: toll fraud sends to the expensive ones).
+/// What a message to a number may cost and whom it may reach (S§4.37: toll fraud sends to the expensive ones).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Line {
     /// Mobile, fixed, or over the Internet, in one country.

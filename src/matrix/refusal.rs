@@ -90,6 +90,18 @@ impl Refusal {
         Self::bad_request(Errcode::MThreepidAuthFailed, "This validation session cannot be used here")
     }
 
+    /// 400 `M_THREEPID_MEDIUM_NOT_SUPPORTED`.
+    pub fn medium() -> Self {
+        let error = "This server does not verify addresses of this kind";
+        Self::bad_request(Errcode::MThreepidMediumNotSupported, error)
+    }
+
+    /// 400 `M_INVALID_PARAM` for a link that `session.next_link_hosts` or its own shape forbids.
+    pub fn next_link() -> Self {
+        let error = "next_link must be an http or https URL of a host that this server allows";
+        Self::bad_request(Errcode::MInvalidParam, error)
+    }
+
     /// 429 `M_LIMIT_EXCEEDED` with `retry_after_ms` and `Retry-After`.
     pub fn limited(retry_after: Duration) -> Self {
         let mut refusal =

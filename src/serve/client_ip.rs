@@ -1,6 +1,6 @@
 //! Whose request it is once the proxies we trust have spoken.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::IpNet;
@@ -30,11 +30,20 @@ pub fn client_ip(headers: &HeaderMap, peer: Peer, trusted: &[IpNet]) -> IpAddr {
     nearest
 }
 
-/// Whether this peer's `X-Forwarded-For` is believed.
+/// Whether a peer is of these networks, so that its `X-Forwarded-For` is believed, or it may come in. Who can connect to a unix
+/// socket is of all.
 pub(crate) fn is_trusted(peer: Peer, trusted: &[IpNet]) -> bool {
     match peer {
         Peer::Ip(ip) => contains(trusted, ip.to_canonical()),
         Peer::Local => true,
+    }
+}
+
+/// What one host commands: an IPv4 address, or the /64 of an IPv6 address, by its first.
+pub(crate) fn host(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

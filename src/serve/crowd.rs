@@ -1,7 +1,7 @@
 //! How many connections a door holds at once, in all and of one peer: whoever comes beyond is closed on at once.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use ipnet::IpNet;
 
-use super::{Peer, is_trusted};
+use super::{Peer, host, is_trusted};
 use crate::config::Config;
 use crate::telemetry::{Metrics, Seldom, TurnedAway};
 
@@ -76,14 +76,6 @@ impl Crowd {
             tracing::warn!(limit, closed, "too many connections: new ones are closed");
         }
         Full
-    }
-}
-
-/// An IPv4 address, or the /64 that one IPv6 host commands.
-fn host(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
-        ip @ IpAddr::V4(_) => ip,
     }
 }
 

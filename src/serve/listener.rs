@@ -100,7 +100,7 @@ impl Listener {
         bound.map(Self).map_err(|source| BindError { endpoint: name, source })
     }
 
-    /// A TCP socket that is listening already: a supervisor's, or a test's.
+    /// A TCP socket that is listening already: a test's.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self(Bound::Tcp(listener)))

@@ -1,6 +1,6 @@
 //! One reading or none: a request that two parsers could take for two different ones is refused.
 //!
-//! What hyper and httparse refuse or settle before we see it is listed, row by row, in `tests/it/forward/shapes.rs`.
+//! What hyper and httparse refuse or settle before we see it is listed, row by row, in `tests/it/forward/requests.rs`.
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};

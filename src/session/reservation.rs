@@ -85,7 +85,7 @@ pub enum Settled {
 
 impl Session {
     /// Whether `owner` may have a request with this session forwarded on a path for `purpose`, and if so reserves it:
-    /// old homeservers let the last of two simultaneous users have the address (P§2.4).
+    /// old homeservers let the last of two simultaneous users have the address.
     ///
     /// A session that is not validated yet is granted too: the homeserver's 401 tells the client to keep waiting.
     pub fn reserve(

@@ -256,7 +256,7 @@ async fn p5_2_an_identity_server_that_is_dead_stays_so_unless_it_is_replaced() {
     assert_eq!(shim.client().post(&path, named).await.errcode(), "M_SERVER_NOT_TRUSTED");
 }
 
-/// Riot shows "add e-mail" only with an identity server or with MSC2290's flag: P§5.4.
+/// Riot shows "add e-mail" only with an identity server or with MSC2290's flag.
 #[tokio::test(flavor = "multi_thread")]
 async fn p5_4_adding_an_address_asks_for_the_password_where_separate_add_is_served() {
     for version in EVERY_VERSION {

@@ -13,7 +13,7 @@ use crate::homeserver::{self, Homeserver, soon};
 use crate::legacy::{legacy, unique};
 use crate::mailbox::{At, Fault, Mailbox, Script};
 use crate::process::Process;
-use crate::secure::{API, Caller, as_synapse, call_and_stay};
+use crate::secure::{API, Caller, as_synapse, call, call_and_stay};
 use crate::shim::{Reserved, Shim, Wanted, link_of};
 
 fn old() -> Vec<u8> {
@@ -291,7 +291,7 @@ async fn a_port_in_use_is_named_and_ends_with_1() {
     assert!(log.contains(&format!("cannot listen on {address}")) && log.contains("Address already in use"), "{log}");
 }
 
-/// The fields of design §5, and what ties lines together.
+/// The fields that config/README.md names under `[log]`.
 #[track_caller]
 fn line_of(line: &Value) -> (String, String, String, String, String) {
     let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
@@ -365,7 +365,8 @@ async fn a_trace_goes_on_byte_for_byte_whatever_is_done_with_its_request_and_is_
         _ => homeserver::json("200 OK", "{}"),
     })
     .await;
-    let shim = Process::start(&caller.address(), door, "").serving().await;
+    let by_itself = ["env", "THREEPID_SHIM__IDENTITY__ACCEPT_UNANNOUNCED=true"];
+    let shim = Process::under(&by_itself, &caller.address(), door, "").serving().await;
     let parent = format!("00-{TRACE}-0123456789012345-01");
     let states = ["rojo=0123456789012345,  Congo@x=t61rcWkgMzE=;p:8", "second=!~"];
     let client = shim.client().with("TraceParent", &parent).with("tracestate", states[0]).with("tracestate", states[1]);
@@ -406,4 +407,23 @@ async fn a_trace_goes_on_byte_for_byte_whatever_is_done_with_its_request_and_is_
     shim.logged(|line| line["route"] == "complete.other").await;
     let lines: Vec<_> = shim.lines().into_iter().filter(|line| line["message"] == "intercepted").collect();
     assert!(lines.len() == 7 && lines.iter().all(|line| line["trace_id"] == TRACE), "{lines:#?}");
+
+    // The homeserver's own, at the identity door.
+    let asked = [
+        (
+            "email/requestToken",
+            "application/json",
+            r#"{"client_secret":"own","email":"b@example.org","send_attempt":1}"#,
+        ),
+        ("msisdn/submitToken", "application/x-www-form-urlencoded", "sid=shim_0&client_secret=own&token=1"),
+    ];
+    for (path, kind, body) in asked {
+        let kind = format!("{kind}\r\nTraceparent: {parent}");
+        call(&caller.door, "POST", &format!("{API}validate/{path}"), &kind, body).await;
+    }
+    shim.logged(|line| line["route"] == "delegated.submit_token").await;
+    let of_both = shim.lines().into_iter().filter(|line| line["message"] == "the homeserver asked by itself");
+    let said: Vec<_> = of_both.map(|line| (line["route"].clone(), line["trace_id"].clone())).collect();
+    let expected = ["delegated.email", "delegated.submit_token"].map(|route| (json!(route), json!(TRACE)));
+    assert_eq!(said, expected);
 }

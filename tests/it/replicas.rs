@@ -21,7 +21,7 @@ use crate::shim::{ROOMY, Reserved, Shim, Wanted, link_of};
 
 const FILE: &str = "[store]\nkind = \"file\"\n";
 
-/// S§5: `kill -9` between mail and click.
+/// `kill -9` between mail and click.
 /// S§5.12, S§5.13.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_works_after_the_shim_was_killed_at_any_step_of_its_way() {

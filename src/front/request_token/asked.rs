@@ -45,7 +45,7 @@ impl Asked {
         Ok(Self { threepid: Threepid { medium, address }, client_secret, send_attempt, next_link, named_by })
     }
 
-    /// The fields every old homeserver knows and no other: Synapse 1.0 to 1.3.1 answers an unknown one with 500 (P§0.5).
+    /// The fields every old homeserver knows and no other: Synapse 1.0 to 1.3.1 answers an unknown one with 500.
     pub fn to_body(&self, id_server: &str) -> Bytes {
         let mut fields = Map::new();
         fields.insert("id_server".into(), id_server.into());
@@ -61,7 +61,7 @@ impl Asked {
 
 type Named = (Address, Vec<(&'static str, String)>);
 
-/// The homeserver gets the canonical address: it compares with regard to case (P§0.6).
+/// The homeserver gets the canonical address: it compares with regard to case.
 fn email(object: &Object<'_>) -> Result<Named, Refusal> {
     let written = object.string("email").ok_or_else(|| invalid("email must be a string".into()))?;
     let address = Address::email(&written).map_err(|error| invalid(format!("email: {error}")))?;
@@ -83,19 +83,15 @@ fn invalid(error: String) -> Refusal {
 
 /// Absent, null and empty mean none, as in the homeservers.
 fn next_link(object: &Object<'_>, hosts: &[String]) -> Result<Option<NextLink>, Refusal> {
-    let invalid = || {
-        let error = "next_link must be an http or https URL of a host that this server allows";
-        Refusal::bad_request(Errcode::MInvalidParam, error)
-    };
     match object.get("next_link") {
         None => Ok(None),
         Some(value) if value.get() == "null" => Ok(None),
         Some(_) => {
-            let written = object.string("next_link").ok_or_else(invalid)?;
+            let written = object.string("next_link").ok_or_else(Refusal::next_link)?;
             if written.is_empty() {
                 return Ok(None);
             }
-            NextLink::parse(&written, hosts).map(Some).ok_or_else(invalid)
+            NextLink::parse(&written, hosts).map(Some).ok_or_else(Refusal::next_link)
         }
     }
 }

@@ -58,8 +58,8 @@ impl AllCarried {
 
 /// The session of ours that creds carry, when one of them does. Creds of a body that disagree are one request for two
 /// sessions, and homeservers would take different ones. A sid that is no sid, for us to vouch for, is one that reads as
-/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing (P§3.3). A
-/// name of the server to ask that is written in another case is none to Synapse, which takes the other one then (P§2.1).
+/// ours once the homeserver has put it into its question: Synapse unpacks a list, Dendrite escapes nothing. A
+/// name of the server to ask that is written in another case is none to Synapse, which takes the other one then.
 pub(super) fn ours(all: &[Creds], us: &str) -> Result<Option<Carried>, Refusal> {
     let is_ours = |creds: &Creds| creds.sid.as_deref().is_some_and(Sid::is_ours);
     let names_us = |creds: &Creds| creds.id_servers().any(|name| name == us);

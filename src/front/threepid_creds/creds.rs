@@ -1,4 +1,4 @@
-//! threepid_creds in every spelling and shape that clients have sent (P§2.1): read, pointed at us, or mended.
+//! threepid_creds in every spelling and shape that clients have sent: read, pointed at us, or mended.
 
 use std::collections::BTreeMap;
 
@@ -110,7 +110,7 @@ pub fn point_at_us(body: &mut Object<'_>, place: Place, id_server: &str) {
 }
 
 /// Gives creds without `id_server` the one their sid came from, or ours when nothing is known of the sid: the
-/// homeserver's 401 then tells the client to wait, where "No id_server in creds" would end its polling (P§5.2).
+/// homeserver's 401 then tells the client to wait, where "No id_server in creds" would end its polling.
 pub fn mend(body: &mut Object<'_>, came_from: &CameFrom, ours: &str) {
     edit(body, &mut |creds| {
         creds.remove("id_access_token");

@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 const SETTLE_AGAIN: Duration = Duration::from_secs(1);
 const SETTLE_TRIES: u32 = 290;
 /// How long it is remembered what a completed stage was for. An old homeserver forgets it 48 h after its last use, and
-/// some uses do not come by here (P§2.4; the fallback pages of other stages).
+/// some uses do not come by here (the fallback pages of other stages).
 const UIA_STAGE_LIFETIME: Duration = Duration::from_secs(90 * 86_400);
 /// The same while it is not known yet whether it will be completed: longer than a session is reserved.
 const UIA_STAGE_LEASE: Duration = Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! P§0.6, P§4.5: one mailbox under two spellings, and addresses that two parsers read differently.
+//! One mailbox under two spellings, and addresses that two parsers read differently.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::{never_do, registered, roomy};
 use crate::client::{PASSWORD, creds, request_token_path};
 use crate::legacy::{VERSIONS, legacy, unique};
 
-/// P§0.6, P§2.4: the homeserver looks for `Mallory@...` among addresses that it stores as `mallory@...`.
+/// The homeserver looks for `Mallory@...` among addresses that it stores as `mallory@...`.
 #[tokio::test(flavor = "multi_thread")]
 async fn p0_6_a_mixed_case_address_cannot_register_two_accounts_with_one_sid() {
     for version in VERSIONS {
@@ -38,7 +38,7 @@ async fn p0_6_a_mixed_case_address_cannot_register_two_accounts_with_one_sid() {
     }
 }
 
-/// P§0.6, Synapse #7021: U+212A KELVIN SIGN lower-cases to `k`.
+/// Synapse #7021: U+212A KELVIN SIGN lower-cases to `k`.
 #[tokio::test(flavor = "multi_thread")]
 async fn p0_6_s4_12_a_kelvin_sign_cannot_become_somebody_elses_k() {
     let synapse = legacy("1.3.1");

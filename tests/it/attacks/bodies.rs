@@ -108,7 +108,7 @@ async fn s4_29_a_body_is_read_as_the_homeserver_reads_it_or_refused() {
             .map(|text| text.replace("\"s\"", &format!("\"{}\"", unique("s"))).into_bytes());
         let here = ask(&shim.client(), &with_id(&fresh.unwrap_or(body), "")).await;
         if here.status == 200 {
-            // It reads a key that it does not know, and then fails on it (P§0.5).
+            // It reads a key that it does not know, and then fails on it.
             let unknown_key = text.contains("\"x\":") || text.contains("\"\":");
             // Dendrite reads it, Synapse would not; what goes on is rewritten, so that one reading is left.
             let go_spelling = text.contains("EMAIL");

@@ -1,4 +1,4 @@
-//! P§2.1, P§3.3, P§5.2: creds written so that the shim reads one thing and the homeserver another.
+//! Creds written so that the shim reads one thing and the homeserver another.
 
 use serde_json::{Value, json};
 

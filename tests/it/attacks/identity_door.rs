@@ -1,4 +1,4 @@
-//! P§3.3, P§3.4, P§0.7, S§4 rows 17 and 27: the identity door believes nobody, and is behind no other door.
+//! S§4 rows 17 and 27: the identity door believes nobody, and is behind no other door.
 
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ async fn s4_27_no_spelling_of_an_identity_path_reaches_the_identity_door_from_th
     assert_eq!(ran, 18);
 }
 
-/// P§0.7: a bind that is not answered as Synapse wishes makes registration say 500 after the account was made.
+/// A bind that is not answered as Synapse wishes makes registration say 500 after the account was made.
 #[tokio::test(flavor = "multi_thread")]
 async fn p0_7_a_wish_to_publish_the_address_neither_fails_nor_publishes() {
     let synapse = legacy("1.3.1");
@@ -154,7 +154,7 @@ async fn p0_7_a_wish_to_publish_the_address_neither_fails_nor_publishes() {
     }
 }
 
-/// P§0.7: an unbind answered 401, 403 or 500 keeps its user from ever removing the address or leaving.
+/// Old Synapse: an unbind answered 401, 403 or 500 keeps its user from ever removing the address or leaving.
 #[tokio::test(flavor = "multi_thread")]
 async fn p0_7_a_user_can_remove_an_address_and_leave() {
     for version in VERSIONS {

@@ -1,4 +1,4 @@
-//! P§4.4, S§4 rows 14, 25 and 26: where a link leads, and what a request cannot make of it.
+//! S§4 rows 14, 25 and 26: where a link leads, and what a request cannot make of it.
 
 use serde_json::json;
 use tokio::net::TcpListener;

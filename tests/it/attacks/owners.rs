@@ -1,4 +1,4 @@
-//! P§2.4, P§4.6, S§4 rows 2 and 21: one sid, one owner.
+//! S§4 rows 2 and 21: one sid, one owner.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::legacy::{VERSIONS, legacy, unique};
 
 const NEARLY_TEN_MINUTES: Duration = Duration::from_secs(599);
 
-/// P§2.4: account/3pid has no in-use check, and its table is an upsert: the second user takes the address from the first.
+/// Old Synapse: account/3pid has no in-use check, and its table is an upsert: the second user takes the address from the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn p2_4_a_second_user_cannot_take_the_address_with_the_sid_of_the_first() {
     for version in VERSIONS {

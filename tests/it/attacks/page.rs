@@ -1,4 +1,4 @@
-//! P§4.3, S§4 rows 15 to 19 and 36: what validates, what the page gives away, and what can be put into it.
+//! S§4 rows 15 to 19 and 36: what validates, what the page gives away, and what can be put into it.
 
 use serde_json::json;
 

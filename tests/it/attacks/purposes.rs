@@ -1,4 +1,4 @@
-//! P§4.6, P§2.4, S§4 row 20: what a person confirmed for one purpose is used for another.
+//! S§4 row 20: what a person confirmed for one purpose is used for another.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ async fn p4_6_s4_20_a_session_validated_for_one_purpose_serves_no_other() {
     }
 }
 
-/// Old Synapse runs its e-mail check for any endpoint with user-interactive auth (P§1.2), and matches some of their
+/// Old Synapse runs its e-mail check for any endpoint with user-interactive auth, and matches some of their
 /// paths by their beginning.
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_20_a_session_is_good_on_no_other_endpoint_with_user_interactive_auth() {
