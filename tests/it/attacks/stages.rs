@@ -1,4 +1,4 @@
-//! P§2.4, P§4.6: what a UIA session was completed with, and is remembered for by old Synapse without being asked again.
+//! What a UIA session was completed with, and is remembered for by old Synapse without being asked again.
 
 use std::time::Duration;
 
