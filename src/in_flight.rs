@@ -188,10 +188,17 @@ pub async fn conclude(
     let mut edits = vec![own(&[UNCLAIMED]), own(&[DECIDED])];
     let (mut watch, until) = (Watch::default(), Instant::now() + UNDECIDED);
     loop {
-        match store.mark(key, clock(), &edits, |note: &Note| note.until).await? {
-            Some((note, true)) => return Ok(note.verdict),
-            Some((note, false)) if note.request_id == *request_id => {}
-            Some(_) | None => return Ok(None),
+        match store.mark(key, clock(), &edits, |note: &Note| note.until).await {
+            Ok(Some((note, true))) => return Ok(note.verdict),
+            Ok(Some((note, false))) if note.request_id == *request_id => {}
+            Ok(Some(_) | None) => return Ok(None),
+            Err(error) => {
+                if matches!(error, StoreError::Unreadable { .. }) {
+                    // Left there, the client's next request would wait for it.
+                    store.mark(key, clock(), &[own(&[])], |note: &Note| note.until).await.ok();
+                }
+                return Err(error);
+            }
         }
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;

@@ -108,7 +108,9 @@ impl Drain {
 pub struct Detached(TaskTracker);
 
 impl Detached {
+    /// Boxed: a task is a good deal of code for every kind of future, twice, since there are two kinds of runtimes.
     pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        let task: Pin<Box<dyn Future<Output = T> + Send>> = Box::pin(task);
         self.0.spawn(task)
     }
 

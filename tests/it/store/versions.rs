@@ -245,6 +245,7 @@ async fn a_word_that_only_a_later_version_knows_is_an_error_and_stays() {
         if kind == "note" {
             // It was taken up, and its own request takes it away, or the next would wait for it.
             record["claimed"] = json!(true);
+            record["by"] = json!(kept.store.process().to_string());
             assert_eq!(kept.record(kind), Some(record));
             let request_id = RequestId::from_random([4, 0, 0, 0, 0, 0, 0, 4]);
             assert!(in_flight::conclude(&kept.store, &kept.note(), &request_id, || NOW).await.is_err());
