@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::config::{Account3pidAdd, Config, RouteMode, Shared};
 use crate::matrix::Refusal;
 use crate::needs_shim::NeedsShim;
-use crate::serve::{Carrying, Door, Unusual};
+use crate::serve::{Carrying, Door, Http2, Unusual};
 use crate::telemetry::{Answered, Metrics, Outcome, RequestIds, Subject};
 use confirm::Confirm;
 use fast::Fast;
@@ -58,7 +58,7 @@ pub struct Worker {
 }
 
 impl Door for Worker {
-    const HTTP2: bool = true;
+    const HTTP2: Option<Http2<Self>> = Http2::SERVED;
     type Body = Body;
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -73,10 +73,7 @@ impl Door for Worker {
     }
 }
 
-impl Door for Front {
-    const HTTP2: bool = true;
-    type Body = Body;
-
+impl Front {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let route = Route::of(request.method(), request.uri().path());
         let answered = match route {
@@ -93,9 +90,7 @@ impl Door for Front {
         };
         answered.unwrap_or_else(|refusal| refusal.into_response().map(Body::from))
     }
-}
 
-impl Front {
     /// No session is begun for a homeserver that has learnt MSC2263, nor on a route that is to be forwarded.
     fn is_ours(&self, ours: Ours, config: &Config) -> bool {
         match ours {

@@ -40,6 +40,7 @@ pub(crate) use client_ip::{host, is_trusted};
 pub use clock::Clock;
 pub use crowd::Crowd;
 pub use drain::{Detached, Drain};
+pub use http2::Http2;
 pub use listener::{BindError, Listener, Listeners};
 pub(crate) use patience::{HEAD, IDLE, PATIENCE, STALLED};
 pub use reading::{Ambiguous, one_length};
@@ -48,9 +49,9 @@ pub use workers::{Workers, WorkersError};
 
 /// What stands behind a socket: one answer for each request, which has one reading only (see `reading`) and carries a
 /// [`Stamp`], and when it asks for an upgrade the [`Drain`] that a tunnel has to heed.
-pub trait Door: Send + Sync + 'static {
-    /// Whether clients may speak HTTP/2 to it; what reads that is not compiled for a door without.
-    const HTTP2: bool = false;
+pub trait Door: Sized + Send + Sync + 'static {
+    /// Who reads HTTP/2 for it, if its clients may speak that. A door without has no such code made for it.
+    const HTTP2: Option<Http2<Self>> = None;
 
     /// `From<Bytes>` is how `serve` itself says no.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>

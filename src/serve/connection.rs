@@ -65,8 +65,8 @@ async fn in_tls<D: Door>(tls: &Tls, io: Bare, peer: Peer, door: Arc<D>, serving:
     };
     let is_http2 = io.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
     let io = Either::Right(io);
-    if D::HTTP2 && is_http2 {
-        let ended = elsewhere(serving, Box::pin(http2::serve(io, Vec::new(), peer, door, serving.clone()))).await;
+    if let Some(http2) = D::HTTP2.filter(|_| is_http2) {
+        let ended = elsewhere(serving, http2.serve(io, Vec::new(), peer, door, serving.clone())).await;
         return ended.unwrap_or(Ok(()));
     }
     http1(io, Vec::new(), peer, door, serving).await
@@ -74,8 +74,10 @@ async fn in_tls<D: Door>(tls: &Tls, io: Bare, peer: Peer, door: Arc<D>, serving:
 
 async fn in_clear<D: Door>(mut io: Socket, peer: Peer, door: Arc<D>, serving: &Serving) -> Result<(), Failed> {
     let mut read = Vec::new();
-    if D::HTTP2 && serving.h2c && Box::pin(http2::is_begun(&mut io, &mut read, &serving.drain)).await? {
-        let ended = elsewhere(serving, Box::pin(http2::serve(io, read, peer, door, serving.clone()))).await;
+    if let Some(http2) = D::HTTP2.filter(|_| serving.h2c)
+        && Box::pin(http2::is_begun(&mut io, &mut read, &serving.drain)).await?
+    {
+        let ended = elsewhere(serving, http2.serve(io, read, peer, door, serving.clone())).await;
         return ended.unwrap_or(Ok(()));
     }
     http1(io, read, peer, door, serving).await
@@ -116,7 +118,7 @@ async fn http1<D: Door>(
 /// Runs what hyper does where it belongs; `None` when it was cancelled there.
 async fn elsewhere<F>(serving: &Serving, by_hyper: Pin<Box<F>>) -> Option<F::Output>
 where
-    F: Future<Output: Send + 'static> + Send + 'static,
+    F: Future<Output: Send + 'static> + Send + ?Sized + 'static,
 {
     let Some(elsewhere) = &serving.elsewhere else { return Some(by_hyper.await) };
     match AbortOnDropHandle::new(elsewhere.spawn(by_hyper)).await {

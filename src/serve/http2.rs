@@ -92,14 +92,23 @@ where
     }
 }
 
-/// Serves a connection of HTTP/2 to its end. `read`: what was read of it before.
-pub(super) async fn serve<D: Door>(
-    io: Socket,
-    read: Vec<u8>,
-    peer: Peer,
-    door: Arc<D>,
-    serving: Serving,
-) -> Result<(), Failed> {
+/// What serves a connection of HTTP/2 at a door.
+pub struct Http2<D>(fn(Socket, Vec<u8>, Peer, Arc<D>, Serving) -> Served);
+
+type Served = Pin<Box<dyn Future<Output = Result<(), Failed>> + Send>>;
+
+impl<D: Door> Http2<D> {
+    /// For a door whose clients may speak it.
+    pub const SERVED: Option<Self> =
+        Some(Self(|io, read, peer, door, serving| Box::pin(serve(io, read, peer, door, serving))));
+
+    /// To its end. `read`: what was read of it before.
+    pub(super) fn serve(&self, io: Socket, read: Vec<u8>, peer: Peer, door: Arc<D>, serving: Serving) -> Served {
+        self.0(io, read, peer, door, serving)
+    }
+}
+
+async fn serve<D: Door>(io: Socket, read: Vec<u8>, peer: Peer, door: Arc<D>, serving: Serving) -> Result<(), Failed> {
     let streams = Arc::new(Streams::new());
     let (clock, counted) = (serving.clock.clone(), Arc::clone(&streams));
     let service = service_fn(move |request| {

@@ -13,7 +13,7 @@ use threepid_shim::front::fast::Fast;
 use threepid_shim::front::forward::{Body, Forward};
 use threepid_shim::front::versions::{Features, Versions};
 use threepid_shim::matrix::Refusal;
-use threepid_shim::serve::{self, Carrying, Clock, Door, Drain, Listener, Listeners, Serving, Tls, Unusual};
+use threepid_shim::serve::{self, Carrying, Clock, Door, Drain, Http2, Listener, Listeners, Serving, Tls, Unusual};
 use threepid_shim::telemetry::Metrics;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -61,7 +61,7 @@ struct Plain {
 }
 
 impl Door for Plain {
-    const HTTP2: bool = true;
+    const HTTP2: Option<Http2<Self>> = Http2::SERVED;
     type Body = Body;
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
