@@ -40,7 +40,7 @@
 //! | `needs_shim` | `config` `front/forward` `front/versions` |
 //! | `in_flight` | `store` |
 //! | `store` | `config` `random` `session` |
-//! | `delivery` | `config` `reach` `wording` |
+//! | `delivery` | `config` `random` `reach` `wording` |
 //! | `admin` | `config` `needs_shim` `reload` `serve` `session` `store` |
 //! | `doctor` | `body` `certificates` `config` `delivery` `front/versions` `random` `reload` `serve` `state_dir` `store` `wording` |
 //! | `reload` | `certificates` `config` `delivery` `serve` `supervisor` `wording` |

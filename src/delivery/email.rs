@@ -15,6 +15,7 @@ use super::course::Course;
 use super::smtp::{Letter, Server};
 use super::{DeliveryError, Mail, Stage};
 use crate::config::{self, EmailTransport};
+use crate::random;
 use crate::wording::{LOGO_ID, MailText};
 
 /// The last second that RFC 5322's `Date` can tell (year 9999); beyond it lettre would panic.
@@ -122,8 +123,7 @@ fn body(text: &MailText) -> Result<MultiPart, DeliveryError> {
 
 /// One that nobody can foresee: with a fixed one, text could end its own part (CVE-2021-29432).
 fn boundary() -> Result<String, DeliveryError> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| DeliveryError::Compose { why: error.to_string() })?;
+    let random = random::bytes().map_err(|refusal| DeliveryError::Compose { why: refusal.error.into_owned() })?;
     Ok(format!("shim-{:032x}", u128::from_be_bytes(random)))
 }
 
