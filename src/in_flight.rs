@@ -6,16 +6,15 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::matrix::{ClientSecret, Errcode, NextLink, Purpose, Refusal, Sid, Threepid, Timestamp};
-use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, Watch, digest_of};
+use crate::store::{Change, Edit, Effect, IN_FLIGHT, Key, Record, Store, StoreError, Wait, Watch, digest_of};
 use crate::telemetry::{Process, RequestId};
 
 /// How long a note lives at most: the homeserver gives up its callback after 60 s, and what that began ends within 60 s more.
 const LEASE: Duration = Duration::from_secs(120);
 /// How long a callback that was given up is waited for: longer than any message may take.
 const UNDECIDED: Duration = Duration::from_secs(60);
-/// Between two looks whether another request's note is gone, at first and at most, or its callback has decided.
+/// Between two looks whether the callback has decided.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
 /// One request of ours between the front and the homeserver's callback. The callback tells neither purpose nor
 /// next_link nor language, and none is believed without its note.
@@ -118,23 +117,18 @@ pub async fn announce(
     note: &Note,
     clock: impl Fn() -> Timestamp,
 ) -> Result<(), StoreError> {
-    let (mut watch, mut dead, mut pause) = (Watch::default(), None, LOOK_AGAIN);
+    let mut wait = Wait::default();
     loop {
         let now = clock();
         let fresh = Note { until: now.after(LEASE), ..note.clone() };
         let decide = |current: Option<Note>| match current {
             // Its own: the store was slow to say that it is there.
             Some(note) if note.request_id == fresh.request_id => (Change::Keep, None),
-            Some(note) if dead.as_ref() != Some(&note.request_id) => (Change::Keep, Some(note.request_id)),
+            Some(note) if wait.dead() != Some(&note.request_id) => (Change::Keep, Some(note.request_id)),
             Some(_) | None => (Change::Put { record: fresh.clone(), until: fresh.until }, None),
         };
         let Some(other) = store.update(key, now, decide).await? else { return Ok(()) };
-        if store.lives(&other, &mut watch, now).await? {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
-        } else {
-            dead = Some(other);
-        }
+        wait.a_while(store, other, now).await?;
     }
 }
 
@@ -185,8 +179,7 @@ pub async fn conclude(
         from: from.clone(),
         effect: Effect::Remove,
     };
-    let mut edits = vec![own(&[UNCLAIMED]), own(&[DECIDED])];
-    let (mut watch, until) = (Watch::default(), Instant::now() + UNDECIDED);
+    let (until, mut edits) = (Instant::now() + UNDECIDED, vec![own(&[UNCLAIMED]), own(&[DECIDED])]);
     loop {
         match store.mark(key, clock(), &edits, |note: &Note| note.until).await {
             Ok(Some((note, true))) => return Ok(note.verdict),
@@ -200,28 +193,38 @@ pub async fn conclude(
                 return Err(error);
             }
         }
-        loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            if Instant::now() >= until {
-                edits = vec![own(&[])];
-                break;
-            }
-            let now = clock();
-            let note = store.get(key, now).await?.filter(|note| note.request_id == *request_id);
-            let by = note.as_ref().and_then(|note| note.by);
-            if let Some(by) = by
-                && !store.is_alive(by, &mut watch, now).await?
-            {
-                edits = vec![own(&[])];
-                break;
-            }
-            if note.is_none_or(|note| note.verdict.is_some()) {
-                // The attempt is counted at the same time: whoever asks again finds it counted.
-                tokio::time::sleep(LOOK_AGAIN).await;
-                break;
-            }
+        if !decides(store, key, request_id, &clock, until).await? {
+            edits = vec![own(&[])];
         }
     }
+}
+
+/// Waits for the verdict of a callback that was given up: `false` when there will be none, since it is late, or the process that
+/// sends the message is dead.
+async fn decides(
+    store: &Store,
+    key: &Key<Note>,
+    request_id: &RequestId,
+    clock: impl Fn() -> Timestamp,
+    until: Instant,
+) -> Result<bool, StoreError> {
+    let mut watch = Watch::default();
+    while Instant::now() < until {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let now = clock();
+        let note = store.get(key, now).await?.filter(|note| note.request_id == *request_id);
+        let Some(note) = note.filter(|note| note.verdict.is_none()) else {
+            // The attempt is counted at the same time: whoever asks again finds it counted.
+            tokio::time::sleep(LOOK_AGAIN).await;
+            return Ok(true);
+        };
+        if let Some(by) = note.by
+            && !store.is_alive(by, &mut watch, now).await?
+        {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

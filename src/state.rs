@@ -67,11 +67,11 @@ impl State {
         let forward = Forward::new(&config.homeserver, &config.trusted_proxies, metrics.clone());
         let store = Arc::new(Store::open(&config.store, &metrics)?);
         Ok(Self {
+            ids: Arc::new(RequestIds::of(store.process(), clock.now())),
             clock,
             request_token_per_ip: Arc::new(Limit::new("request_token_per_ip", &store)),
             allowance: Arc::new(Allowance::new(&store)),
             submit_token_per_ip: Arc::new(Limit::new("submit_token_per_ip", &store)),
-            ids: Arc::new(RequestIds::of(store.process())),
             detached: Detached::default(),
             store,
             needs_shim: NeedsShim::new(config.homeserver.needs_shim, forward.clone(), metrics.clone()),

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use mark::{Edit, Effect};
-pub use pulse::{BEAT, Watch};
+pub use pulse::{BEAT, Wait, Watch};
 pub use sessions::{Client, Fresh};
 
 use crate::config;

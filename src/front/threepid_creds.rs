@@ -9,7 +9,6 @@ mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -22,17 +21,13 @@ use crate::front::forward::{Body, Forward};
 use crate::matrix::{Medium, Purpose, Refusal};
 use crate::serve::{Clock, Detached};
 use crate::session::Owner;
-use crate::store::{Key, Store, Watch};
+use crate::store::{Key, Store, Wait};
 use crate::telemetry::{RequestId, Subject};
 use alive::Alive;
 use carried::{AllCarried, ours};
 use creds::{Creds, Place};
 use exchange::{Exchange, Ran};
 use under_way::{Entered, UnderWay};
-
-/// Between two looks whether another request's reservation has ended, at first and at most.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
-const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(200);
 
 /// Which endpoint a request with creds came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,23 +131,15 @@ impl ThreepidCreds {
 
     /// While another request holds the session this one waits, no longer than its client and than the other's process lives.
     async fn run(&self, exchange: Exchange) -> Result<Response<Body>, Refusal> {
-        let (mut exchange, mut dead) = (Box::new(exchange), None);
-        let (mut watch, mut pause) = (Watch::default(), LOOK_AGAIN);
+        let (mut exchange, mut wait) = (Box::new(exchange), Wait::default());
         loop {
-            let ran =
-                self.detached.spawn(exchange.run(dead.take())).await.map_err(|_panicked| Refusal::internal())??;
-            let holder = match ran {
+            let running = self.detached.spawn(exchange.run(wait.dead().cloned()));
+            match running.await.map_err(|_panicked| Refusal::internal())?? {
                 Ran::Answered(answer) => return Ok(answer),
                 Ran::Busy { exchange: back, holder } => {
                     exchange = back;
-                    holder
+                    wait.a_while(&self.store, holder, self.clock.now()).await?;
                 }
-            };
-            if self.store.lives(&holder, &mut watch, self.clock.now()).await? {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOOK_AGAIN_AT_MOST);
-            } else {
-                dead = Some(holder);
             }
         }
     }

@@ -43,15 +43,57 @@ impl Pulse {
     }
 }
 
+/// Between two looks whether what somebody waits for is there, at first and at most.
+const AGAIN: Duration = Duration::from_millis(20);
+const AGAIN_AT_MOST: Duration = Duration::from_millis(200);
+
 /// What somebody has seen of other processes while waiting for what they hold.
 #[derive(Debug, Default)]
 pub struct Watch(HashMap<Process, Seen>);
+
+/// Somebody who waits for what another request holds, and looks again less and less often.
+#[derive(Debug)]
+pub struct Wait {
+    watch: Watch,
+    pause: Duration,
+    dead: Option<RequestId>,
+}
 
 #[derive(Debug)]
 struct Seen {
     count: u32,
     since: Instant,
     looked: Instant,
+}
+
+impl Seen {
+    fn is_alive(&self) -> bool {
+        self.looked < self.since + STILL
+    }
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self { watch: Watch::default(), pause: AGAIN, dead: None }
+    }
+}
+
+impl Wait {
+    /// Who was waited for and holds nothing any more, since its process is dead.
+    pub fn dead(&self) -> Option<&RequestId> {
+        self.dead.as_ref()
+    }
+
+    /// Until it is time to look whether `holder` still has it, or it is known to be dead.
+    pub async fn a_while(&mut self, store: &Store, holder: RequestId, now: Timestamp) -> Result<(), StoreError> {
+        if store.lives(&holder, &mut self.watch, now).await? {
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(AGAIN_AT_MOST);
+        } else {
+            self.dead = Some(holder);
+        }
+        Ok(())
+    }
 }
 
 impl Store {
@@ -83,7 +125,7 @@ impl Store {
         }
         let at = Instant::now();
         if let Some(seen) = watch.0.get(&process).filter(|seen| at < seen.looked + LOOK) {
-            return Ok(seen.looked < seen.since + STILL);
+            return Ok(seen.is_alive());
         }
         let Some(Beat { count }) = self.get(&key(process), now).await? else { return Ok(true) };
         let seen = watch.0.entry(process).or_insert(Seen { count, since: at, looked: at });
@@ -91,7 +133,7 @@ impl Store {
             *seen = Seen { count, since: at, looked: at };
         }
         seen.looked = at;
-        Ok(at < seen.since + STILL)
+        Ok(seen.is_alive())
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::matrix::Timestamp;
+
 /// One run of the shim, among those that may share a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -43,9 +45,10 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
-    pub fn of(process: Process) -> Self {
-        // From anywhere but the start, should another process ever be called the same.
-        Self { process, next: AtomicU32::new(process.0.wrapping_mul(0x9e37_79b1)) }
+    /// From where the clock stands, in case another process, before or after, is called the same.
+    pub fn of(process: Process, now: Timestamp) -> Self {
+        let [.., a, b, c, d] = now.as_millis().to_be_bytes();
+        Self { process, next: AtomicU32::new(u32::from_be_bytes([a, b, c, d])) }
     }
 
     pub fn draw(&self) -> RequestId {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use threepid_shim::config::{self, HomeserverAddress, NeedsShim};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// A homeserver on a free port of loopback; gone when dropped.
@@ -68,6 +68,25 @@ impl Homeserver {
             }
         })
         .await
+    }
+
+    /// Answers every request with the same bytes, those with this in their first line only when they are let.
+    pub async fn holding(what: &'static str, bytes: impl Into<Vec<u8>>) -> (Self, Arc<Semaphore>) {
+        let (bytes, let_go) = (bytes.into(), Arc::new(Semaphore::new(0)));
+        let held = Arc::clone(&let_go);
+        let homeserver = Self::scripted(move |mut conversation| {
+            let (bytes, held) = (bytes.clone(), Arc::clone(&held));
+            async move {
+                while let Some(request) = conversation.request().await {
+                    if request.line().contains(what) {
+                        held.acquire().await.unwrap().forget();
+                    }
+                    conversation.write(bytes.clone()).await;
+                }
+            }
+        })
+        .await;
+        (homeserver, let_go)
     }
 
     /// Gives every connection to a script of its own.
@@ -130,6 +149,14 @@ impl Homeserver {
             }
         })
         .await
+    }
+
+    /// Waits until there was a request with this in its first line.
+    pub async fn met(&self, what: &str) {
+        let mut seen = 0;
+        while !self.received(seen + 1).await.iter().any(|request| request.line().contains(what)) {
+            seen += 1;
+        }
     }
 
     /// How many connections were made.

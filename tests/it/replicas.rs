@@ -2,7 +2,6 @@
 
 mod gone;
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -10,7 +9,6 @@ use threepid_shim::config;
 use threepid_shim::matrix::{Address, ClientSecret, Digest, Medium, Purpose, Threepid, Timestamp};
 use threepid_shim::store::{BEAT, Fresh, Store};
 use threepid_shim::telemetry::{Metrics, RequestId};
-use tokio::sync::Notify;
 
 use crate::client::{PASSWORD, creds};
 use crate::homeserver::{self, Homeserver, soon};
@@ -112,21 +110,8 @@ async fn two_shims_that_complete_with_one_session_at_once_make_one_account() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited_for() {
     let redis = Redis::single().await;
-    let (release, held) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (releasing, holding) = (Arc::clone(&release), Arc::clone(&held));
-    let homeserver = Homeserver::scripted(move |mut conversation| {
-        let (release, held) = (Arc::clone(&releasing), Arc::clone(&holding));
-        async move {
-            while let Some(request) = conversation.request().await {
-                if String::from_utf8_lossy(&request.0).contains("/account/password") {
-                    held.notify_one();
-                    release.notified().await;
-                }
-                conversation.write(homeserver::json("401 Unauthorized", r#"{"session":"uia","completed":[]}"#)).await;
-            }
-        }
-    })
-    .await;
+    let waiting = homeserver::json("401 Unauthorized", r#"{"session":"uia","completed":[]}"#);
+    let (homeserver, let_go) = Homeserver::holding("/account/password", waiting).await;
     let wanted = || Wanted::config(&format!("{}{ROOMY}", redis.servers[0].table()));
     let start = async || Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted()).await;
     let (here, there) = (start().await, start().await);
@@ -135,7 +120,7 @@ async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited
     let reset = tokio::spawn(async move {
         reset.call("account/password", json!({ "auth": { "type": "m.login.dummy", "session": "uia" } })).await
     });
-    soon("the reset is on its way", held.notified()).await;
+    homeserver.met("/account/password").await;
     let registering = there.client();
     let mut registering = tokio::spawn(async move {
         let auth =
@@ -144,7 +129,7 @@ async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited
     });
     let early = tokio::time::timeout(Duration::from_millis(500), &mut registering).await;
     assert!(early.is_err(), "{}", early.unwrap().unwrap().text());
-    release.notify_one();
+    let_go.add_permits(1);
     assert_eq!(soon("the reset ends", reset).await.unwrap().status, 401);
     let registered = soon("the registration goes on", registering).await.unwrap();
     assert_eq!(registered.status, 401, "{}", registered.text());
@@ -155,22 +140,9 @@ async fn a_uia_session_that_another_shim_has_a_request_on_its_way_with_is_waited
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_a_living_shim_holds_is_waited_for() {
     let redis = Redis::single().await;
-    let (release, held) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (releasing, holding) = (Arc::clone(&release), Arc::clone(&held));
-    let homeserver = Homeserver::scripted(move |mut conversation| {
-        let (release, held) = (Arc::clone(&releasing), Arc::clone(&holding));
-        async move {
-            while let Some(request) = conversation.request().await {
-                if String::from_utf8_lossy(&request.0).contains("/register") {
-                    held.notify_one();
-                }
-                // Nor does it say what it knows.
-                release.notified().await;
-                conversation.write(homeserver::json("401 Unauthorized", r#"{"completed":[]}"#)).await;
-            }
-        }
-    })
-    .await;
+    // Nor does it say what it knows.
+    let (homeserver, let_go) =
+        Homeserver::holding("", homeserver::json("401 Unauthorized", r#"{"completed":[]}"#)).await;
     let wanted = || Wanted::config(&format!("{}{ROOMY}", redis.servers[0].table()));
     let start = async || Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted()).await;
     let (here, there) = (start().await, start().await);
@@ -180,42 +152,23 @@ async fn a_session_that_a_living_shim_holds_is_waited_for() {
         tokio::spawn(async move { client.register("name", creds).await })
     };
     let holder = register(&here);
-    soon("the first is at the homeserver", held.notified()).await;
+    homeserver.met("/register").await;
     let mut waiting = register(&there);
     let early = tokio::time::timeout(BEAT * 6, &mut waiting).await;
     assert!(early.is_err(), "{}", early.unwrap().unwrap().text());
-    let both = async {
-        loop {
-            release.notify_waiters();
-            tokio::task::yield_now().await;
-            if holder.is_finished() && waiting.is_finished() {
-                break;
-            }
-        }
-    };
-    soon("both are answered", both).await;
-    assert_eq!((holder.await.unwrap().status, waiting.await.unwrap().status), (401, 401));
+    let met = homeserver.requests().iter().filter(|request| request.line().contains("/register")).count();
+    assert_eq!(met, 1, "it was taken from who holds it");
+    let_go.add_permits(100);
+    let both = soon("both are answered", async { (holder.await.unwrap(), waiting.await.unwrap()) }).await;
+    assert_eq!((both.0.status, both.1.status), (401, 401));
 }
 
 /// Without a limit whoever has one session of his own could have any number of requests ask the store, and go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_session_is_waited_for_by_a_few_and_by_none_whose_client_has_gone() {
     let redis = Redis::single().await;
-    let (release, held) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (releasing, holding) = (Arc::clone(&release), Arc::clone(&held));
-    let homeserver = Homeserver::scripted(move |mut conversation| {
-        let (release, held) = (Arc::clone(&releasing), Arc::clone(&holding));
-        async move {
-            while let Some(request) = conversation.request().await {
-                if String::from_utf8_lossy(&request.0).contains("/register") {
-                    held.notify_one();
-                    release.notified().await;
-                }
-                conversation.write(homeserver::json("401 Unauthorized", r#"{"completed":[]}"#)).await;
-            }
-        }
-    })
-    .await;
+    let waiting = homeserver::json("401 Unauthorized", r#"{"completed":[]}"#);
+    let (homeserver, let_go) = Homeserver::holding("/register", waiting).await;
     let wanted = Wanted::config(&format!("{}{ROOMY}", redis.servers[0].table()));
     let shim = Shim::before(&homeserver.address.to_string(), Reserved::new(1).take(), wanted).await;
     let sid = begun(&redis).await;
@@ -224,7 +177,7 @@ async fn a_held_session_is_waited_for_by_a_few_and_by_none_whose_client_has_gone
         tokio::spawn(async move { client.register("name", creds).await })
     };
     let holder = register();
-    soon("the first is at the homeserver", held.notified()).await;
+    homeserver.met("/register").await;
     // Which of them is the one too many is theirs to settle.
     let mut all: Vec<_> = (0..16).map(|_| register()).collect();
     let refused = async {
@@ -248,11 +201,11 @@ async fn a_held_session_is_waited_for_by_a_few_and_by_none_whose_client_has_gone
         }
     };
     soon("their places are free once they have gone", as_many_again).await;
-    release.notify_one();
+    let_go.add_permits(1);
     assert_eq!(soon("the first is answered", holder).await.unwrap().status, 401);
 }
 
-/// S§5.10: the session was reserved, and what came next could not be kept.
+/// S§5.10: the session is reserved only once the request has been told that it cannot be.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_request_held_that_the_store_failed_is_let_go_once_the_store_is_back() {
     let redis = Redis::cluster().await;
@@ -263,14 +216,14 @@ async fn what_a_request_held_that_the_store_failed_is_let_go_once_the_store_is_b
     let (here, there) = (start().await, start().await);
     let sid = loop {
         let sid = begun(&redis).await;
-        if redis.node_of(&format!("session:{sid}")) != 2 {
+        if redis.node_of(&format!("session:{sid}")) == 2 {
             break sid;
         }
     };
     let id = |n: &u32| {
         let digest = Digest::of(n.to_string().as_bytes());
         let node = |kind: &str| redis.node_of(&format!("{kind}:{}", digest.as_hex()));
-        node("uia") == 2 && node("under_way") != 2
+        node("uia") != 2 && node("under_way") != 2
     };
     let id = (0..10_000).find(id).unwrap().to_string();
     let register = async |shim: &Shim| {

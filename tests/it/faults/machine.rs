@@ -1,10 +1,8 @@
 //! What the machine has no more of, and how the real binary ends with a thousand clients waiting.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 use crate::client::{Client, creds};
 use crate::homeserver::{self, Conversation, Homeserver, soon};
@@ -56,20 +54,8 @@ async fn descriptors_that_are_used_up_cost_no_session_and_come_back() {
 /// S§5.19.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_with_a_thousand_long_polls_answers_all_of_them() {
-    let let_go = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&let_go);
-    let homeserver = Homeserver::scripted(move |mut conversation| {
-        let held = Arc::clone(&held);
-        async move {
-            while let Some(request) = conversation.request().await {
-                if request.line().contains("/sync") {
-                    held.acquire().await.unwrap().forget();
-                }
-                conversation.write(homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#)).await;
-            }
-        }
-    })
-    .await;
+    let versions = homeserver::json("200 OK", r#"{"versions":["r0.5.0"]}"#);
+    let (homeserver, let_go) = Homeserver::holding("/sync", versions).await;
     let process = Process::start(&homeserver.address.to_string(), Reserved::new(1).take(), "").serving().await;
     let mut clients = Vec::new();
     for _ in 0..1_000 {

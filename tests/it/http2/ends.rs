@@ -11,28 +11,9 @@ use tokio::sync::Notify;
 use super::{OK, Upload, connected, frames, get, in_clear, whole};
 use crate::homeserver::{Homeserver, soon};
 
-/// Answers `/held` when told to.
-async fn holding() -> (Homeserver, Arc<Notify>) {
-    let go = Arc::<Notify>::default();
-    let told = Arc::clone(&go);
-    let homeserver = Homeserver::scripted(move |mut conversation| {
-        let told = Arc::clone(&told);
-        async move {
-            while let Some(request) = conversation.request().await {
-                if request.line().contains("/held") {
-                    told.notified().await;
-                }
-                conversation.write(OK).await;
-            }
-        }
-    })
-    .await;
-    (homeserver, go)
-}
-
 #[tokio::test]
 async fn draining_says_goodbye_and_waits_for_what_is_open() {
-    let (homeserver, go) = holding().await;
+    let (homeserver, go) = Homeserver::holding("/held", OK).await;
     let front = in_clear(&homeserver);
     let (mut sender, end) = connected(front.address).await;
     let (mut idle, idle_end) = connected(front.address).await;
@@ -43,7 +24,7 @@ async fn draining_says_goodbye_and_waits_for_what_is_open() {
     let ending = tokio::spawn(async move { drain.begin().await });
     soon("the idle one's end", idle_end).await.unwrap().unwrap();
     assert!(!ending.is_finished() && !end.is_finished(), "what is open was not waited for");
-    go.notify_one();
+    go.add_permits(1);
     assert_eq!(whole(soon("the held answer", held).await.unwrap().unwrap()).await.0, "ok");
     soon("goodbye", end).await.unwrap().unwrap();
     soon("the end", ending).await.unwrap();

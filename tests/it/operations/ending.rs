@@ -93,37 +93,12 @@ pub async fn gone(address: SocketAddr) {
     soon("its door closes", async { while TcpStream::connect(address).await.is_ok() {} }).await;
 }
 
-/// A homeserver whose /sync answers when it is let.
-async fn slow_sync() -> (Homeserver, Arc<Semaphore>) {
-    let let_go = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&let_go);
-    let homeserver = Homeserver::scripted(move |mut conversation| {
-        let held = Arc::clone(&held);
-        async move {
-            while let Some(request) = conversation.request().await {
-                if request.line().contains("/sync") {
-                    held.acquire().await.unwrap().forget();
-                }
-                conversation.write(old()).await;
-            }
-        }
-    })
-    .await;
-    (homeserver, let_go)
-}
-
 /// A /sync that has reached the homeserver.
 async fn open_sync(process: &Process, homeserver: &Homeserver) -> tokio::task::JoinHandle<Vec<u8>> {
     let target = "/_matrix/client/r0/sync?timeout=30000";
     let mut conversation = homeserver::Conversation::with(process.clients.parse().unwrap()).await;
     conversation.write(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-    soon("the /sync arrives", async {
-        let mut seen = 0;
-        while !homeserver.received(seen + 1).await.iter().any(|request| request.line().contains("/sync")) {
-            seen += 1;
-        }
-    })
-    .await;
+    homeserver.met("/sync").await;
     tokio::spawn(async move { conversation.rest().await })
 }
 
@@ -134,7 +109,7 @@ async fn until_draining(process: &Process) {
 /// S§5.19.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_fails_readiness_first_then_finishes_what_is_open_and_ends_with_0() {
-    let (homeserver, let_go) = slow_sync().await;
+    let (homeserver, let_go) = Homeserver::holding("/sync", old()).await;
     let door = Reserved::new(1).take();
     let process =
         Process::start(&homeserver.address.to_string(), door, "[shutdown]\ndelay = \"700ms\"\n").serving().await;
@@ -159,7 +134,7 @@ async fn sigterm_fails_readiness_first_then_finishes_what_is_open_and_ends_with_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once_and_so_does_the_end_of_the_grace() {
     for second in [true, false] {
-        let (homeserver, _held) = slow_sync().await;
+        let (homeserver, _held) = Homeserver::holding("/sync", old()).await;
         let config = if second { "[shutdown]\ngrace = \"1h\"\n" } else { "[shutdown]\ngrace = \"1s\"\n" };
         let process = Process::start(&homeserver.address.to_string(), Reserved::new(1).take(), config).serving().await;
         let sync = open_sync(&process, &homeserver).await;

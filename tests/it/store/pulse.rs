@@ -15,12 +15,12 @@ use crate::legacy::unique;
 use crate::redis::Redis;
 
 fn note(store: &Store) -> Note {
-    Note::new(RequestIds::of(store.process()).draw(), Purpose::Register, 1, None, None, NOW)
+    Note::new(RequestIds::of(store.process(), NOW).draw(), Purpose::Register, 1, None, None, NOW)
 }
 
 /// S§5.13.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_note_is_waited_for_while_its_process_lives_and_no_longer() {
+async fn a_note_and_a_verdict_are_waited_for_while_their_process_lives_and_no_longer() {
     for redis in [Redis::single().await, Redis::cluster().await] {
         let process = || Arc::new(open(&config::Store::Redis(redis.config.clone())));
         let (living, dead, other) = (process(), process(), process());
@@ -38,17 +38,25 @@ async fn a_note_is_waited_for_while_its_process_lives_and_no_longer() {
             let threepid = Threepid { medium: Medium::Email, address: Address::email("a@example.org").unwrap() };
             in_flight::key(&threepid, &ClientSecret::parse(secret).unwrap())
         };
-        let (kept, left) = (key(&unique("kept")), key(&unique("left")));
+        let (kept, left, claimed) = (key(&unique("kept")), key(&unique("left")), key(&unique("claimed")));
         let of_the_living = note(&living);
         in_flight::announce(&living, &kept, &of_the_living, || NOW).await.unwrap();
         in_flight::announce(&dead, &left, &note(&dead), || NOW).await.unwrap();
-        let (one, another) = (note(&other), note(&other));
+        let (one, another, third) = (note(&other), note(&other), note(&other));
+        in_flight::announce(&other, &claimed, &third, || NOW).await.unwrap();
+        in_flight::claim(&dead, &claimed, 1, NOW).await.unwrap().unwrap();
         let began = Instant::now();
         let waiting = in_flight::announce(&other, &kept, &one, || NOW);
         tokio::pin!(waiting);
         tokio::select! {
             _ = &mut waiting => panic!("it was not waited for, after {:?}", began.elapsed()),
-            taken = soon("a dead one's note is taken", in_flight::announce(&other, &left, &another, || NOW)) => taken.unwrap(),
+            given_up = async {
+                let taken = soon("a dead one's note is taken", in_flight::announce(&other, &left, &another, || NOW));
+                let verdict = in_flight::conclude(&other, &claimed, &third.request_id, || NOW);
+                let verdict = soon("a dead one's verdict is given up", verdict);
+                let (taken, verdict) = tokio::join!(taken, verdict);
+                taken.and(verdict)
+            } => assert_eq!(given_up.unwrap(), None),
         }
         assert!(began.elapsed() > BEAT * 3, "dead after {:?}", began.elapsed());
         let claimed = in_flight::claim(&other, &left, 1, NOW).await.unwrap().unwrap();
